@@ -1,0 +1,271 @@
+"""A denoiser: network + parameterization + schedule + input convention, as one module.
+
+It maps (x_t, level) to a `Prediction`. A level of another convention is converted by equal log-SNR: x_t is rescaled
+on the way in, x0 and eps need nothing on the way out. It never clips, and it refuses levels that its network was not
+trained on. What the network sees as time is decided by one small `Conditioning`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffrep.errors import InputError, UsageError, nearest
+from diffrep.noise import NoiseLevel
+from diffrep.prediction import Prediction
+from diffrep.schedules import DiscreteSchedule, Schedule
+
+Denoise = Callable[[Tensor, NoiseLevel], Prediction]
+PARAMETERIZATIONS = ("eps", "x0", "v", "flow", "edm")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a denoiser takes: (B, channels, size, size) with values in `range`; `latent` if these are no pixels."""
+
+    channels: int
+    size: int
+    range: tuple[float, float] = (-1.0, 1.0)
+    latent: bool = False
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """A model's own habits when it is sampled: clip x0 to [-1, 1] or not, and the rule of its paths."""
+
+    clip: bool = True
+    rule: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """How a class-conditional network is called without a label.
+
+    Args:
+        num_classes: labels are 0..num_classes-1.
+        null: the label that means "no class" (DiT's last row), or None.
+        optional: the network itself takes y=None to mean a zero label (EDM).
+    """
+
+    num_classes: int
+    null: int | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the network sees as time: (t + offset) * scale, with t of the schedule or ln(sigma / alpha).
+
+    Args:
+        kind: "timestep" (t of the model's schedule, fractional between its levels) or "log-sigma".
+        scale: 1/1000 for DDAE, 1/4 for EDM, -1 with offset -1 for flows that count from the noise.
+        offset: added before scaling; 1 for programs that count from 1.
+        rounded: for families that take integers only.
+    """
+
+    kind: str = "timestep"
+    scale: float = 1.0
+    offset: float = 0.0
+    rounded: bool = False
+
+    def __call__(self, schedule: Schedule, level: NoiseLevel) -> Tensor:
+        """The network's time, float64, in the level's shape."""
+        time = schedule.time_of(level) if self.kind == "timestep" else -level.log_snr / 2
+        if self.rounded:
+            time = time.round()
+        return (time + self.offset) * self.scale
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named place in a network: its output has shape (B, channels, resolution, resolution)."""
+
+    name: str
+    channels: int
+    resolution: int
+    attention: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+class Denoiser(nn.Module):
+    """Predict what is image and what is noise in x_t, at any noise level of any convention.
+
+    Args:
+        network: (x, time (B,), y) -> (B, C or 2C, H, W); carries `.config` and `.places(size)`.
+        schedule: the levels it was trained on.
+        input: channels, size and range of its images.
+        parameterization: what the network's output is: "eps", "x0", "v", "flow" or "edm" (preconditioned, sigma_data).
+        conditioning: what the network sees as time.
+        sampling: its own habits; wrappers pass them on.
+        labels: for class-conditional networks.
+        sigma_data: EDM's constant.
+        source: where it was loaded from; an autoencoder records it to find its base again.
+
+    Example:
+        >>> import diffrep as dr
+        >>> denoiser = dr.load("ddpm-digits")
+        >>> level = denoiser.schedule.at(10)
+        >>> denoiser(dr.noise_for(0, ["a"])(0, (1, 1, 8, 8)), level).x0.shape
+        torch.Size([1, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        schedule: Schedule,
+        input: InputSpec,
+        parameterization: str = "eps",
+        conditioning: Conditioning | None = None,
+        sampling: SamplingSpec | None = None,
+        labels: LabelSpec | None = None,
+        sigma_data: float = 0.5,
+        source: str | None = None,
+    ) -> None:
+        super().__init__()
+        if parameterization not in PARAMETERIZATIONS:
+            raise UsageError(
+                f'unknown parameterization "{parameterization}"', nearest(parameterization, PARAMETERIZATIONS)
+            )
+        self.network = network
+        self.schedule = schedule
+        self.input = input
+        self.parameterization = parameterization
+        self.conditioning = conditioning or Conditioning()
+        self.sampling = sampling or SamplingSpec(clip=not input.latent)
+        self.labels = labels
+        self.sigma_data = sigma_data
+        self.source = source
+        places = network.places((input.size, input.size)) if hasattr(network, "places") else ()
+        self.places: dict[str, str] = {p.name: p.module for p in places}
+        self.taps: tuple[Tap, ...] = tuple(
+            Tap(p.name, p.channels, p.resolution[0], p.attention, tuple(p.aliases)) for p in places if p.resolution
+        )
+
+    def forward(self, x_t: Tensor, level: NoiseLevel, *, y: Tensor | int | str | None = None) -> Prediction:
+        """Predict at a level of shape () or (B,), in any convention.
+
+        Args:
+            x_t: noisy images, (B, C, H, W).
+            level: their noise level.
+            y: class labels (B,) or one for all; "none" leaves the class embedding out.
+
+        Errors:
+            InputError: wrong number of channels. UsageError: wrong level shape, level outside the schedule, wrong label.
+        """
+        self._check(x_t, level)
+        own = self.schedule.convert(level)
+        rescale = own.alpha / level.alpha
+        same = bool(((rescale - 1).abs() < 1e-6).all())
+        if same:
+            own, x_own = level, x_t
+        else:
+            x_own = x_t * _shaped(rescale, x_t)
+        time = self.conditioning(self.schedule, own).to(x_t.device, torch.float32).expand(len(x_t))
+        kind, value, log_variance = self._evaluate(x_own, own, time, self._label(y, x_t))
+        prediction = Prediction(x_own, own, kind, value, log_variance=log_variance)
+        return prediction if same else prediction.at(x_t, level)
+
+    def _evaluate(self, x: Tensor, level: NoiseLevel, time: Tensor, y: Tensor | None) -> tuple[str, Tensor, Tensor | None]:
+        dtype = next(iter(self.network.parameters()), x).dtype
+        if self.parameterization != "edm":
+            value, log_variance = self._split(self.network(x.to(dtype), time, y).to(x.dtype))
+            return self.parameterization, value, log_variance
+        _, sigma = level.like(x)
+        spread = (sigma**2 + self.sigma_data**2).sqrt()
+        value, log_variance = self._split(self.network((x / spread).to(dtype), time, y).to(x.dtype))
+        x0 = (self.sigma_data / spread) ** 2 * x + sigma * self.sigma_data / spread * value
+        return "x0", x0, log_variance
+
+    def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        channels = self.input.channels
+        return (out, None) if out.shape[1] == channels else (out[:, :channels], out[:, channels:])
+
+    def _label(self, y: Tensor | int | str | None, x: Tensor) -> Tensor | None:
+        spec = self.labels
+        if isinstance(y, str):
+            if y != "none":
+                raise UsageError(f'y = "{y}"', 'expected labels, or "none" to leave the class embedding out')
+            return None
+        if spec is None:
+            if y is not None:
+                raise UsageError("labels were given to a model without classes", "leave y out")
+            return None
+        if y is None:
+            if spec.null is None and not spec.optional:
+                raise UsageError(
+                    f"this model has {spec.num_classes} classes and no null class", 'pass y=labels, or y="none"'
+                )
+            if spec.null is None:
+                return None
+            y = spec.null
+        labels = torch.as_tensor(y, dtype=torch.long, device=x.device).expand(len(x))
+        highest = max(spec.num_classes - 1, spec.null or 0)
+        if bool((labels < 0).any()) or bool((labels > highest).any()):
+            raise UsageError(f"labels run from {int(labels.min())} to {int(labels.max())}", f"expected 0..{highest}")
+        return labels
+
+    def _check(self, x_t: Tensor, level: NoiseLevel) -> None:
+        if x_t.ndim != 4 or x_t.shape[1] != self.input.channels:
+            raise InputError(
+                f"images of shape {tuple(x_t.shape)}",
+                f"this model takes (B, {self.input.channels}, {self.input.size}, {self.input.size})",
+            )
+        if level.shape not in ((), (len(x_t),)):
+            raise UsageError(
+                f"a level of shape {tuple(level.shape)} for {len(x_t)} images", "expected () or one per image; iterate over more"
+            )
+        self.schedule.check(level)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def with_schedule(self, table: Schedule | Tensor | Sequence[float]) -> Denoiser:
+        """The same network and time index with other levels, for programs that sample by another table (DDAE 1.1.2)."""
+        schedule = table if isinstance(table, Schedule) else DiscreteSchedule(table)
+        settings = {
+            name: getattr(self, name)
+            for name in ("input", "parameterization", "conditioning", "sampling", "labels", "sigma_data", "source")
+        }
+        return Denoiser(self.network, schedule=schedule, **settings).train(self.training)
+
+    def config(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON; `from_config` makes an equal module."""
+        network: dict[str, Any] = getattr(self.network, "config", {"layout": type(self.network).__name__})
+        return {
+            "network": network,
+            "parameterization": self.parameterization,
+            "schedule": self.schedule.config(),
+            "conditioning": asdict(self.conditioning),
+            "input": asdict(self.input),
+            "sampling": asdict(self.sampling),
+            "labels": asdict(self.labels) if self.labels else None,
+            "sigma_data": self.sigma_data,
+        }
+
+    @property
+    def identity(self) -> str:
+        """sha256 over config and weights (sorted name, shape, float32 bytes): the same for any precision of the file."""
+        parts = {k: v for k, v in self.config().items() if k != "sampling"}
+        digest = hashlib.sha256(json.dumps(_plain(parts), sort_keys=True).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _shaped(factor: Tensor, x: Tensor) -> Tensor:
+    out = factor.to(x.device, x.dtype)
+    return out.reshape(-1, *[1] * (x.ndim - 1)) if out.ndim else out
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (JSON is any)
+    return json.loads(json.dumps(value))

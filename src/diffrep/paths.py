@@ -1,0 +1,116 @@
+"""Path rules: which levels a sampler walks, by the name of the program or paper that uses them.
+
+A rule gives the levels from high to low noise. Rules that end at the image itself append the clean end, where the
+network is not evaluated. Walking up, the image stands at the first level of the path, as in the official programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffrep.errors import UsageError, nearest
+from diffrep.noise import NoiseLevel, stack
+
+if TYPE_CHECKING:
+    from diffrep.schedules import DiscreteSchedule, Schedule
+
+
+def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> NoiseLevel:
+    """The path of `steps` network evaluations by a named rule; see `Schedule.path`."""
+    discrete = hasattr(schedule, "alphas_cumprod")
+    name = rule or ("pdae" if discrete else "karras")
+    if name not in RULES:
+        raise UsageError(f'unknown path rule "{name}"', nearest(name, RULES))
+    if direction not in ("down", "up"):
+        raise UsageError(f'unknown direction "{direction}"', 'expected "down" for samplers or "up" for invert')
+    if steps < 1:
+        raise UsageError(f"a path of {steps} steps", "expected at least 1")
+    if name in TABLE_RULES and not discrete:
+        raise UsageError(f'path rule "{name}" needs a discrete schedule', 'take "karras" or "uniform-log-snr"')
+    return RULES[name](schedule, steps, direction)
+
+
+def karras_sigmas(position: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """Karras et al. 2022, eq. 5: sigma at `position` in [0, 1] from sigma_min to sigma_max, float64."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return (low + position.double() * (high - low)) ** rho
+
+
+def pdae(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
+    """N+1 points, floor(linspace(0, T-1, N+1)), ending at the level of t = 0 (PDAE 1.10).
+
+    NumPy's product is floored as the official program floors it. Duplicates go: with T = 1000, 1000 steps become 999.
+    """
+    points = np.unique(np.linspace(0, len(schedule) - 1, steps + 1).astype(np.int64))
+    return schedule.at(torch.from_numpy(points if direction == "up" else points[::-1].copy()))
+
+
+def guided_diffusion(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
+    """N points with an integer stride, then the image; where no stride gives N, evenly spaced and rounded.
+
+    Walking up ends at pure noise, as Diff-AE's stochastic encoder does.
+    """
+    total = len(schedule)
+    if steps > total:
+        raise UsageError(f"{steps} steps on a schedule of {total}", f"expected at most {total}")
+    strides = [s for s in range(1, total + 1) if len(range(0, total, s)) == steps]
+    points = torch.arange(0, total, strides[0]) if strides else torch.linspace(0, total - 1, steps).round().long()
+    if direction == "up":
+        return stack([schedule.at(points), NoiseLevel(0.0, 1.0)])
+    return stack([schedule.at(points.flip(0)), _clean(schedule)])
+
+
+def ddae(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
+    """DDAE's grid: every (1000 // N)-th step from t = 0, then the entry before the table (DDAE 1.1.5).
+
+    Where N does not divide the schedule, the real number of steps is larger, as in the official program.
+    """
+    points = torch.arange(0, len(schedule), max(1, len(schedule) // steps))
+    if direction == "up":
+        return schedule.at(points)
+    return stack([schedule.at(points.flip(0)), _clean(schedule)])
+
+
+def karras(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
+    """N values of sigma/alpha by Karras' rule over the model's range, then the image; rho from the schedule or 7."""
+    low, high = schedule.log_snr_range
+    count = steps if direction == "down" else steps + 1
+    position = torch.linspace(1, 0, count, dtype=torch.float64) if count > 1 else torch.ones(1, dtype=torch.float64)
+    sigma = karras_sigmas(position, float(np.exp(-high / 2)), float(np.exp(-low / 2)), getattr(schedule, "rho", 7.0))
+    levels = _clip(schedule, -2 * sigma.log())
+    return stack([levels, NoiseLevel(1.0, 0.0)]) if direction == "down" else _reverse(levels)
+
+
+def uniform_log_snr(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
+    """N+1 levels evenly spaced in log-SNR over the model's range; ends at its lowest noise."""
+    low, high = schedule.log_snr_range
+    levels = _clip(schedule, torch.linspace(low, high, steps + 1, dtype=torch.float64))
+    return levels if direction == "down" else _reverse(levels)
+
+
+def _clip(schedule: Schedule, log_snr: Tensor) -> NoiseLevel:
+    low, high = schedule.log_snr_range
+    return NoiseLevel.of(log_snr.clamp(low, high), schedule.convention)
+
+
+def _clean(schedule: DiscreteSchedule) -> NoiseLevel:
+    return NoiseLevel(schedule.clean**0.5, (1 - schedule.clean) ** 0.5)
+
+
+def _reverse(levels: NoiseLevel) -> NoiseLevel:
+    return levels[torch.arange(len(levels) - 1, -1, -1)]
+
+
+TABLE_RULES = ("pdae", "guided-diffusion", "ddae")
+RULES: dict[str, Callable[..., NoiseLevel]] = {
+    "pdae": pdae,
+    "guided-diffusion": guided_diffusion,
+    "ddae": ddae,
+    "karras": karras,
+    "uniform-log-snr": uniform_log_snr,
+}

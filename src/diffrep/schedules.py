@@ -1,0 +1,318 @@
+"""Schedules: which noise levels a model was trained on, and how its own time index names them.
+
+A discrete schedule is a table of alpha-bar counted from t = 0, which is already noisy; an EDM schedule is a
+range of sigma with an 18-step table; a flow schedule is the straight line alpha = 1 - s, sigma = s. Time never
+leaves the schedule that it belongs to: `at` turns it into a level, `time_of` turns any level into it, whatever
+the level's convention, by equal log-SNR. Tables are float64 and cast where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from diffrep import paths
+from diffrep.errors import UsageError, nearest
+from diffrep.noise import NoiseLevel
+from diffrep.randomness import Draw
+
+SNAP = 1e-3
+"""A time this near to an integer is that integer (architecture: levels pass through float32)."""
+
+Time = int | float | Sequence[int] | Sequence[float] | Tensor
+
+
+class Schedule:
+    """What all schedules share: conversion, range and paths. Subclasses give `at`, `time_of` and `sample`."""
+
+    convention: str
+
+    def at(self, t: Time) -> NoiseLevel:
+        """The level at time t: shape () for a number, (K,) for several. Errors: UsageError outside the range."""
+        raise NotImplementedError
+
+    def time_of(self, level: NoiseLevel) -> Tensor:
+        """The time of a level, float64, in the level's shape; the inverse of `at`."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What `schedule_from_config` needs to make this schedule again."""
+        raise NotImplementedError
+
+    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
+        """Draw n levels, (n,), from the distribution that a model of this schedule is trained on."""
+        raise NotImplementedError
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """Lowest and highest log-SNR at which the network may be evaluated."""
+        raise NotImplementedError
+
+    def convert(self, level: NoiseLevel) -> NoiseLevel:
+        """The level of equal log-SNR in this schedule's own convention."""
+        return NoiseLevel.of(level.log_snr, self.convention)
+
+    def path(self, steps: int, rule: str | None = None, direction: str = "down") -> NoiseLevel:
+        """The levels that a sampler walks, (N+1,), in walking order.
+
+        Args:
+            steps: number N of network evaluations; at least 1.
+            rule: "pdae", "guided-diffusion" or "ddae" (discrete schedules), "karras" or "uniform-log-snr" (all);
+                None: "pdae" for a discrete schedule, else "karras".
+            direction: "down" for samplers, from noise to image; "up" for `invert`.
+
+        Errors:
+            UsageError: unknown rule or direction, or a rule that needs a discrete schedule.
+        """
+        return paths.make(self, steps, rule, direction)
+
+    def check(self, level: NoiseLevel) -> None:
+        """Refuse a level at which this schedule's network was never trained.
+
+        Errors:
+            UsageError: naming the log-SNR given and the range.
+        """
+        low, high = self.log_snr_range
+        log_snr = level.log_snr
+        if bool((log_snr < low - 1e-3).any()) or bool((log_snr > high + 1e-3).any()):
+            given = ", ".join(f"{v:.4g}" for v in log_snr.reshape(-1)[:4].tolist())
+            raise UsageError(
+                f"log-SNR {given} is outside the schedule's range [{low:.4g}, {high:.4g}]",
+                "take a level inside it, or a path, which is clipped to it",
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.config() == other.config()
+
+    def __hash__(self) -> int:
+        return hash(str(self.config()))
+
+
+class DiscreteSchedule(Schedule):
+    """A table of alpha-bar at t = 0..T-1: sqrt(alpha-bar) of the image, sqrt(1 - alpha-bar) of noise.
+
+    Args:
+        alphas_cumprod: alpha-bar, (T,), falling, inside (0, 1); kept in float64 as given, with its rounding.
+        clean: alpha-bar "before" t = 0, where a path that goes past the table ends; 1 is the clean image.
+    """
+
+    convention = "vp"
+
+    def __init__(self, alphas_cumprod: Tensor | Sequence[float], clean: float = 1.0) -> None:
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu().clone()
+        if table.ndim != 1 or len(table) < 2 or not bool((table[1:] < table[:-1]).all()):
+            raise UsageError(f"alphas_cumprod of shape {tuple(table.shape)} is no falling table of at least 2 numbers")
+        if float(table[0]) >= 1 or float(table[-1]) <= 0:
+            raise UsageError(f"alphas_cumprod runs from {table[0]:.6g} to {table[-1]:.6g}", "expected inside (0, 1)")
+        self.alphas_cumprod = table
+        self.clean = float(clean)
+        self._log_snr = table.log() - torch.log1p(-table)
+        self._recipe: dict[str, Any] = {"kind": "discrete", "alphas_cumprod": table.tolist()}
+
+    @classmethod
+    def linear(cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteSchedule:
+        """Ho et al.'s schedule: beta evenly spaced, both ends included (PDAE 1.2)."""
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        made = cls(torch.cumprod(1 - betas, 0))
+        made._recipe = {"kind": "linear", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
+        return made
+
+    @classmethod
+    def cosine(cls, steps: int = 1000) -> DiscreteSchedule:
+        """Nichol and Dhariwal's schedule: beta = min(1 - f(t+1)/f(t), 0.999) with f = cos^2 (PDAE 1.2)."""
+        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        f = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
+        made = cls(torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=0.999), 0))
+        made._recipe = {"kind": "cosine", "steps": steps}
+        return made
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def at(self, t: Time) -> NoiseLevel:
+        """The level at index t, counted from 0; between two indices it is interpolated in log-SNR."""
+        time = _times(t, 0, len(self) - 1, "t")
+        whole = time.round().long()
+        exact = (time - whole).abs() < SNAP
+        low = time.floor().long().clamp(max=len(self) - 2)
+        between = torch.lerp(self._log_snr[low], self._log_snr[low + 1], time - low)
+        abar = torch.where(exact, self.alphas_cumprod[whole], torch.sigmoid(between))
+        noise = torch.where(exact, 1 - self.alphas_cumprod[whole], torch.sigmoid(-between))
+        return NoiseLevel(abar.sqrt(), noise.sqrt())
+
+    def time_of(self, level: NoiseLevel) -> Tensor:
+        """The index of a level, float64; whole (snapped within 1e-3) on the table's own levels."""
+        self.check(level)
+        wanted = level.log_snr.cpu()
+        flat = wanted.reshape(-1).contiguous()
+        upper = torch.searchsorted(-self._log_snr, -flat).clamp(1, len(self) - 1)
+        a, b = self._log_snr[upper - 1], self._log_snr[upper]
+        time = (upper - 1) + (flat - a) / (b - a)
+        whole = time.round()
+        near = (time - whole).abs() < SNAP
+        return torch.where(near, whole, time).clamp(0, len(self) - 1).reshape(wanted.shape)
+
+    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
+        """Levels at indices uniform on 0..T-1 (PDAE 1.5; DDAE 1.1.3)."""
+        if isinstance(draw, Draw):
+            return self.at(draw.integers("level", len(self)))
+        return self.at(torch.randint(len(self), (n,), generator=draw))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """Log-SNR of the last and of the first entry."""
+        return float(self._log_snr[-1]), float(self._log_snr[0])
+
+    def config(self) -> dict[str, Any]:
+        """The recipe where there is one, else the table itself."""
+        return {**self._recipe, "clean": self.clean} if self.clean != 1 else dict(self._recipe)
+
+
+class EDMSchedule(Schedule):
+    """Karras et al.'s range of sigma with alpha = 1; `at(k)` is the k-th of `steps` table values, ascending.
+
+    Index k = 0..steps-1 is the official index of DDAE's EDM configs minus 1 (DDAE 3.2).
+
+    Args:
+        sigma_min: lowest sigma.
+        sigma_max: highest sigma.
+        rho: curvature of the table.
+        steps: length of the table.
+        p_mean: mean of ln sigma in training.
+        p_std: standard deviation of ln sigma in training.
+    """
+
+    convention = "ve"
+
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        steps: int = 18,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+    ) -> None:
+        if not 0 < sigma_min < sigma_max:
+            raise UsageError(f"sigma runs from {sigma_min} to {sigma_max}", "expected 0 < sigma_min < sigma_max")
+        self.sigma_min, self.sigma_max, self.rho, self.steps = sigma_min, sigma_max, rho, steps
+        self.p_mean, self.p_std = p_mean, p_std
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def at(self, t: Time) -> NoiseLevel:
+        """The level at table index k = 0..steps-1, sigma ascending; fractional indices follow the same formula."""
+        k = _times(t, 0, self.steps - 1, "k")
+        return NoiseLevel.from_sigma(paths.karras_sigmas(k / (self.steps - 1), self.sigma_min, self.sigma_max, self.rho))
+
+    def time_of(self, level: NoiseLevel) -> Tensor:
+        """The table index of a level, float64, fractional between the table's levels."""
+        self.check(level)
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        sigma = (level.sigma.double() / level.alpha.double()).cpu()
+        time = (sigma ** (1 / self.rho) - low) / (high - low) * (self.steps - 1)
+        whole = time.round()
+        return torch.where((time - whole).abs() < SNAP, whole, time).clamp(0, self.steps - 1)
+
+    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
+        """Log-normal sigma, clamped to the range (DDAE 1.1.6)."""
+        if isinstance(draw, Draw):
+            z = draw.normal("level", ()).double()
+        else:
+            z = torch.randn(n, generator=draw, dtype=torch.float64)
+        return NoiseLevel.from_sigma((z * self.p_std + self.p_mean).exp().clamp(self.sigma_min, self.sigma_max))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """-2 ln sigma_max and -2 ln sigma_min."""
+        ends = torch.tensor([self.sigma_max, self.sigma_min], dtype=torch.float64)
+        low, high = (-2 * ends.log()).tolist()
+        return low, high
+
+    def config(self) -> dict[str, Any]:
+        """All arguments."""
+        names = ("sigma_min", "sigma_max", "rho", "steps", "p_mean", "p_std")
+        return {"kind": "edm", **{name: getattr(self, name) for name in names}}
+
+
+class FlowSchedule(Schedule):
+    """Flow matching's straight line: alpha = 1 - s, sigma = s; s = 0 is the image, s = 1 is noise.
+
+    Programs that count time from the noise end (SiT, LightningDiT) have s = 1 - t; the model's conditioning
+    turns it, not the schedule (DDAE 1.3).
+
+    Args:
+        times: training distribution of s, "uniform" or "logit-normal".
+        margin: the network is evaluated for s in [margin, 1 - margin], because a step divides by s or 1 - s.
+    """
+
+    convention = "flow"
+
+    def __init__(self, times: str = "uniform", margin: float = 1e-3) -> None:
+        if times not in ("uniform", "logit-normal"):
+            raise UsageError(f'unknown times "{times}"', nearest(times, ("uniform", "logit-normal")))
+        self.times, self.margin = times, margin
+
+    def at(self, t: Time) -> NoiseLevel:
+        """The level at s in [0, 1]."""
+        s = _times(t, 0, 1, "s")
+        return NoiseLevel(1 - s, s)
+
+    def time_of(self, level: NoiseLevel) -> Tensor:
+        """s of a level, float64."""
+        return torch.sigmoid(-level.log_snr / 2)
+
+    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
+        """s uniform or logit-normal, inside the margin."""
+        if self.times == "uniform":
+            s = draw.uniform("level") if isinstance(draw, Draw) else torch.rand(n, generator=draw, dtype=torch.float64)
+        else:
+            z = draw.normal("level", ()).double() if isinstance(draw, Draw) else torch.randn(n, generator=draw).double()
+            s = torch.sigmoid(z)
+        return self.at(s.clamp(self.margin, 1 - self.margin))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """Log-SNR at s = 1 - margin and s = margin."""
+        ends = torch.tensor([1 - self.margin, self.margin], dtype=torch.float64)
+        low, high = (2 * (torch.log1p(-ends) - ends.log())).tolist()
+        return low, high
+
+    def config(self) -> dict[str, Any]:
+        """All arguments."""
+        return {"kind": "flow", "times": self.times, "margin": self.margin}
+
+
+def schedule_from_config(config: dict[str, Any]) -> Schedule:
+    """Make the schedule that `schedule.config()` described.
+
+    Errors:
+        UsageError: unknown kind.
+    """
+    arguments = dict(config)
+    kind = arguments.pop("kind", None)
+    clean = arguments.pop("clean", 1.0)
+    makers = {
+        "linear": DiscreteSchedule.linear,
+        "cosine": DiscreteSchedule.cosine,
+        "discrete": DiscreteSchedule,
+        "edm": EDMSchedule,
+        "flow": FlowSchedule,
+    }
+    if kind not in makers:
+        raise UsageError(f'unknown schedule "{kind}"', nearest(str(kind), makers))
+    made: Schedule = makers[kind](**arguments)
+    if isinstance(made, DiscreteSchedule):
+        made.clean = clean
+    return made
+
+
+def _times(t: Time, low: float, high: float, name: str) -> Tensor:
+    time = torch.as_tensor(t, dtype=torch.float64).cpu()
+    if time.ndim > 1 or not bool(((time >= low - SNAP) & (time <= high + SNAP)).all()):
+        raise UsageError(f"{name} = {time.tolist()} is outside the schedule", f"expected {low} <= {name} <= {high}")
+    return time.clamp(low, high)

@@ -1,0 +1,124 @@
+"""Taps: read what a network computes on the way, by name, in one pass.
+
+Names are `enc.k` (k-th tensor on the skip stack), `mid`, `dec.k` (k-th decoder block, before an upsampler),
+`block.k` for transformers, `time` for the time embedding, and the official programs' names as aliases. Globs such as
+`dec.*` are accepted. With early exit the network stops after the last wanted tap; the maps are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from diffrep.denoiser import Denoiser
+from diffrep.errors import UsageError, nearest
+from diffrep.noise import NoiseLevel
+
+
+class _LastTapRead(Exception):  # noqa: N818 (not an error: it ends a forward pass)
+    """Raised by the hook of the last wanted tap to leave the forward pass."""
+
+
+def base_of(denoiser: nn.Module) -> Denoiser:
+    """The innermost denoiser behind wrappers such as `autoencoder.at(z)`; wrappers hold it as `.denoiser`."""
+    inner = denoiser
+    while not isinstance(inner, Denoiser):
+        if not hasattr(inner, "denoiser"):
+            raise UsageError(f"{type(inner).__name__} has no taps", "taps need a dr.Denoiser or a wrapper around one")
+        inner = inner.denoiser
+    return inner
+
+
+def resolve(denoiser: nn.Module, names: str | Iterable[str]) -> list[str]:
+    """Turn names, globs and official aliases into tap names, in the network's order and without repeats.
+
+    An alias stays as it was given, so that the caller finds it under that name.
+
+    Errors:
+        UsageError: a name or glob that matches nothing, with the nearest known one.
+    """
+    base = base_of(denoiser)
+    wanted = [names] if isinstance(names, str) else list(names)
+    aliases = _aliases(base)
+    found: dict[str, None] = {}
+    for name in wanted:
+        if name in base.places or name in aliases:
+            found[name] = None
+            continue
+        matches = [tap.name for tap in base.taps if fnmatchcase(tap.name, name)]
+        if not matches:
+            raise UsageError(f'unknown tap "{name}"', nearest(name, [*(t.name for t in base.taps), *aliases, "time"]))
+        found.update(dict.fromkeys(matches))
+    order = list(base.places)
+    return sorted(found, key=lambda n: order.index(aliases.get(n, n)))
+
+
+@contextmanager
+def tapped(denoiser: nn.Module, names: str | Iterable[str], early_exit: bool = True) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of taps while the body runs the denoiser.
+
+    Args:
+        denoiser: a `Denoiser`, or a wrapper around one.
+        names: taps, globs or official names.
+        early_exit: leave the body as soon as the last wanted tap is read; nothing after the call may be relied on.
+
+    Yields:
+        A dictionary that the body's forward pass fills: {name: (B, C, H, W)}.
+
+    Example:
+        >>> with tapped(denoiser, ["dec.4", "mid"]) as maps:      # doctest: +SKIP
+        ...     denoiser(x_t, level)
+    """
+    base, wanted = base_of(denoiser), resolve(denoiser, names)
+    aliases = _aliases(base)
+    maps: dict[str, Tensor] = {}
+    stop = _LastTapRead()
+    handles = []
+    try:
+        for name in wanted:
+            module = base.network.get_submodule(base.places[aliases.get(name, name)])
+            last = early_exit and name == wanted[-1]
+            handles.append(module.register_forward_hook(_keeper(maps, name, stop if last else None)))
+        yield maps
+    except _LastTapRead as reached:
+        if reached is not stop:
+            raise
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read(
+    denoiser: nn.Module, x_t: Tensor, level: NoiseLevel, names: str | Iterable[str], *, y: Tensor | int | str | None = None
+) -> dict[str, Tensor]:
+    """Run the denoiser as far as the last wanted tap and return the maps.
+
+    Args:
+        denoiser: a `Denoiser`, or a wrapper around one.
+        x_t: noisy images, (B, C, H, W).
+        level: noise level, () or (B,).
+        names: taps, globs or official names.
+        y: labels, for class-conditional models.
+
+    Returns:
+        {name: (B, C, H, W)}, in the network's order.
+    """
+    with tapped(denoiser, names) as maps:
+        denoiser(x_t, level) if y is None else denoiser(x_t, level, y=y)
+    return maps
+
+
+def _aliases(base: Denoiser) -> dict[str, str]:
+    return {alias: tap.name for tap in base.taps for alias in tap.aliases}
+
+
+def _keeper(maps: dict[str, Tensor], name: str, stop: Exception | None) -> Callable[..., None]:
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+        maps[name] = output
+        if stop is not None:
+            raise stop
+
+    return keep
