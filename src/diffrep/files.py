@@ -51,6 +51,28 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
 
 
 @contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary name to a writer that wants a path, and rename what it wrote when the block ends well.
+
+    Errors:
+        DiffrepError: if the disk is full; what stood there before is intact.
+    """
+    target = Path(path)
+    temporary = target.with_name(f"{TEMPORARY}{uuid4().hex[:8]}-{target.name}")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(target.parent)
+
+
+@contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Fill a folder under a temporary name and rename it when the block ends without an error.
 
