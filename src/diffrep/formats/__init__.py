@@ -1,0 +1,7 @@
+"""Model files: what `dr.load` reads and `dr.save` writes. One file per checkpoint family; nothing is ever executed."""
+
+from diffrep.formats.folder import save
+from diffrep.formats.loading import load
+from diffrep.formats.packaged import card, models
+
+__all__ = ["card", "load", "models", "save"]

@@ -1,0 +1,203 @@
+"""diffrep's own model folder: model.safetensors, config.json, README.md (the card) and manifest.json (sha256 of each).
+
+A denoiser's folder is complete. An autoencoder's holds encoder and shift only: it names its frozen base by source and
+identity, and another base is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from diffrep import networks
+from diffrep.autoencoder import ShiftAutoencoder
+from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
+from diffrep.errors import FormatError, UsageError
+from diffrep.files import atomic_folder, sha256_of, write_synced
+from diffrep.schedules import Schedule, schedule_from_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = 1
+DENOISER, AUTOENCODER = "diffrep-denoiser", "diffrep-autoencoder"
+WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
+SUFFIX = "A model folder of diffrep; load it with `diffrep.load`.\n"
+
+
+def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        model: a `Denoiser` or a `ShiftAutoencoder`.
+        folder: an earlier model folder there is replaced; a folder with other files is refused.
+        card: Markdown for README.md.
+
+    Returns:
+        The folder.
+
+    Errors:
+        UsageError: another kind of model, or a folder that holds something else.
+
+    Example:
+        >>> save(denoiser, "my-model")      # doctest: +SKIP
+    """
+    target = Path(folder)
+    others = [p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG, CARD, MANIFEST)] if target.is_dir() else []
+    if target.is_file() or others:
+        raise UsageError(f"{target} is no model folder: it holds {', '.join(others[:3]) or 'a file'}", "choose another folder")
+    if isinstance(model, Denoiser):
+        config, weights = denoiser_config(model), model.network.state_dict()
+    elif isinstance(model, ShiftAutoencoder):
+        config, weights = autoencoder_config(model), model.state_dict()
+    else:
+        raise UsageError(f"a {type(model).__name__} cannot be saved", "expected a dr.Denoiser or a dr.ShiftAutoencoder")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    with atomic_folder(target) as temporary:
+        write_synced(temporary / WEIGHTS, to_bytes(tensors))
+        write_synced(temporary / CONFIG, json.dumps(config, indent=1) + "\n")
+        write_synced(temporary / CARD, card or f"# {target.name}\n\n{SUFFIX}")
+        hashes = {name: sha256_of(temporary / name) for name in (WEIGHTS, CONFIG, CARD)}
+        write_synced(temporary / MANIFEST, json.dumps({"sha256": hashes}, indent=1) + "\n")
+    return target
+
+
+def denoiser_config(denoiser: Denoiser) -> dict[str, Any]:
+    """config.json of a denoiser."""
+    return {"format": DENOISER, "version": VERSION, **denoiser.config(), "identity": denoiser.identity}
+
+
+def autoencoder_config(model: ShiftAutoencoder) -> dict[str, Any]:
+    """config.json of an autoencoder; the base is named, not stored."""
+    base = {"source": model.denoiser.source, "identity": model.denoiser.identity}
+    return {"format": AUTOENCODER, "version": VERSION, "base": base, **model.config()}
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether config.json there says that diffrep wrote it."""
+    if not (path / CONFIG).is_file():
+        return False
+    try:
+        return str(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format", "")).startswith("diffrep-")
+    except (ValueError, AttributeError):
+        return False
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, checked for its version.
+
+    Errors:
+        FormatError: no JSON, another format, or a newer version.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{folder / CONFIG} is no JSON: {error}") from error
+    if config.get("format") not in (DENOISER, AUTOENCODER):
+        raise FormatError(f'{folder / CONFIG} has format "{config.get("format")}"', f"expected {DENOISER} or {AUTOENCODER}")
+    if config.get("version") != VERSION:
+        raise FormatError(f"{folder / CONFIG} has version {config.get('version')}", f"this diffrep reads version {VERSION}")
+    return dict(config)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """model.safetensors, after every file's sha256 was compared with manifest.json.
+
+    Errors:
+        FormatError: a file is missing, changed or broken.
+    """
+    check_manifest(folder)
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{folder / WEIGHTS} cannot be read: {error}", "copy the file again") from error
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare the files of a model folder with manifest.json.
+
+    Errors:
+        FormatError: naming the file and both hashes.
+    """
+    try:
+        wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{folder / MANIFEST} is missing or broken", "copy the folder again") from error
+    for name, expected in wanted.items():
+        if name == CARD:
+            continue  # a card may be edited
+        if not (folder / name).is_file():
+            raise FormatError(f"{folder / name} is missing", "copy the folder again")
+        found = sha256_of(folder / name)
+        if found != expected:
+            raise FormatError(f"{folder / name} has changed: sha256 {found[:16]}..., expected {expected[:16]}...", "copy it again")
+
+
+def read_denoiser(folder: Path, schedule: Schedule | None = None, source: str | None = None) -> Denoiser:
+    """Load a denoiser's folder, on the CPU, in eval mode."""
+    config = read_config(folder)
+    weights = read_weights(folder)
+    network = build_network(config["network"])
+    load_strictly(network, weights, folder)
+    model = Denoiser(
+        network,
+        schedule=schedule or schedule_from_config(config["schedule"]),
+        input=InputSpec(**{**config["input"], "range": tuple(config["input"]["range"])}),
+        parameterization=config["parameterization"],
+        conditioning=Conditioning(**config["conditioning"]),
+        sampling=SamplingSpec(**config["sampling"]),
+        labels=LabelSpec(**config["labels"]) if config["labels"] else None,
+        sigma_data=config["sigma_data"],
+        source=source or str(folder),
+    )
+    return model.eval()
+
+
+def read_autoencoder(folder: Path, base: Denoiser) -> ShiftAutoencoder:
+    """Load an autoencoder's folder around its frozen base.
+
+    Errors:
+        FormatError: `base` is not the network that it was trained on; both identities are named.
+    """
+    config = read_config(folder)
+    expected = config["base"]["identity"]
+    if base.identity != expected:
+        raise FormatError(
+            f"{folder} was trained on the base {expected[:16]}... ({config['base']['source']}), not on {base.identity[:16]}..."
+            f" ({base.source})",
+            "pass base= with the right model",
+        )
+    model = ShiftAutoencoder.from_config(config, base)
+    load_strictly(model, read_weights(folder), folder)
+    return model.eval()
+
+
+def build_network(config: dict[str, Any]) -> nn.Module:
+    """Build a network from its config without drawing from the global random generator."""
+    with torch.random.fork_rng(devices=[]):
+        return networks.build(config)
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load every tensor, or say which are missing, left over or of another shape; nothing is loaded in part.
+
+    Errors:
+        FormatError: naming the first five of each.
+    """
+    own = module.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in weights],
+        "left over": [name for name in weights if name not in own],
+        "of another shape": [n for n, t in weights.items() if n in own and t.shape != own[n].shape],
+    }
+    texts = [f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
+    if texts:
+        raise FormatError(f"the weights in {source} do not fit their config ({'; '.join(texts)})", "is it another model's file?")
+    module.load_state_dict(dict(weights))
