@@ -1,0 +1,44 @@
+"""Networks: plain modules (x, time, y) -> output, one builder per layout, that know nothing of noise.
+
+Every network has `config` (JSON-able; `build(config)` gives the same network again), `time_width`, `learns_variance`
+and `places(size)`, the table of what can be read inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any
+
+from diffrep.networks.adm import adm
+from diffrep.networks.ddpm import ddpm
+from diffrep.networks.ddpmpp import ddpmpp
+from diffrep.networks.tiny import multipliers_for, tiny
+from diffrep.networks.unet import Place, UNet
+
+__all__ = ["LAYOUTS", "Place", "UNet", "adm", "build", "ddpm", "ddpmpp", "multipliers_for", "tiny"]
+
+LAYOUTS: dict[str, Callable[..., UNet]] = {"ddpm": ddpm, "ddpmpp": ddpmpp, "adm": adm, "tiny": tiny}
+
+
+def build(config: Mapping[str, Any]) -> UNet:
+    """Build the network that a config describes.
+
+    Args:
+        config: {"layout": one of LAYOUTS, **arguments of its builder}; arguments left out take their defaults.
+
+    Errors:
+        ValueError: an unknown layout or argument; the known ones are named.
+
+    Example:
+        >>> build({"layout": "tiny", "image_channels": 3}).config["channels"]
+        32
+    """
+    arguments = dict(config)
+    name = arguments.pop("layout", None)
+    if name not in LAYOUTS:
+        raise ValueError(f'unknown layout "{name}", known: {", ".join(LAYOUTS)}')
+    known = signature(LAYOUTS[name]).parameters
+    if strange := sorted(set(arguments) - set(known)):
+        raise ValueError(f'layout "{name}" has no argument "{strange[0]}", known: {", ".join(known)}')
+    return LAYOUTS[name](**arguments)

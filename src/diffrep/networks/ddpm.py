@@ -1,0 +1,85 @@
+"""The U-Net of DDPM (Ho et al. 2020, appendix B): additive time, convolutions of stride 2, attention at 16x16.
+
+The defaults are DDAE's CIFAR-10 network (official program, config DDPM_ddpm, 35.7 M parameters). Arguments express the
+other dialects of the same network: pytorch_diffusion and diffusers' google/ddpm-cifar10-32 have `eps=1e-6`,
+`head_groups=32` and `padding="right"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffrep.networks.blocks import (
+    Attention,
+    Downsample,
+    Padding,
+    QKVOrder,
+    ResBlock,
+    TimeEmbedding,
+    Upsample,
+    Waves,
+    heads_of,
+    norm,
+)
+from diffrep.networks.unet import Body, Head, Parts, Shape, UNet, body, layout
+
+
+@layout
+def ddpm(
+    *,
+    image_channels: int = 3,
+    channels: int = 128,
+    multipliers: Sequence[int] = (1, 2, 2, 2),
+    attention: Sequence[bool] = (False, True, False, False),
+    blocks: int = 2,
+    head_width: int | None = None,
+    dropout: float = 0.0,
+    augment_dim: int = 0,
+    order: QKVOrder = "heads",
+    groups: int = 32,
+    head_groups: int = 8,
+    eps: float = 1e-5,
+    padding: Padding = "symmetric",
+    waves: Waves = "sin-cos",
+    endpoint: bool = True,
+) -> UNet:
+    """Build DDPM's U-Net.
+
+    Args:
+        image_channels: channels of image and prediction.
+        channels: width of the input convolution; level k has multipliers[k] times as many.
+        multipliers: one per level, from the full resolution down.
+        attention: whether the blocks of a level end in attention; the middle always has it.
+        blocks: residual blocks per level of the encoder; the decoder has one more.
+        head_width: channels per attention head; None for one head.
+        dropout: in every residual block.
+        augment_dim: width of augmentation labels, 0 for none.
+        order: layout of q, k and v.
+        groups, head_groups, eps: GroupNorm, inside and before the output convolution.
+        padding: of the down-sampling convolutions.
+        waves, endpoint: dialect of the time embedding, see `blocks.sinusoid`.
+
+    Example:
+        >>> sum(p.numel() for p in ddpm().parameters())
+        35746307
+    """
+    inner, time_width = norm(groups, eps), 4 * channels
+    parts = Parts(
+        block=lambda a, b: ResBlock(a, b, time_width, norm=inner, dropout=dropout),
+        attention=lambda c: Attention(c, heads_of(c, head_width), norm=inner, order=order),
+        down=lambda c: Downsample(c, padding),
+        up=Upsample,
+    )
+    shape = Shape(image_channels, channels, [channels * m for m in multipliers], attention, blocks)
+    inside = body(shape, parts)
+    return UNet(
+        time=TimeEmbedding(channels, time_width, waves=waves, endpoint=endpoint, augment_dim=augment_dim),
+        body=inside,
+        head=Head(shape.widths[0], image_channels, norm(head_groups, eps)),
+        aliases=out_names(inside),
+    )
+
+
+def out_names(inside: Body) -> dict[str, tuple[str, ...]]:
+    """DDAE's names of the decoder blocks: `out_k` is `dec.k` (official program, model/unet.py)."""
+    return {f"dec.{k}": (f"out_{k}",) for k in range(1, len(inside.dec) + 1)}
