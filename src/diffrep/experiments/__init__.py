@@ -1,0 +1,1 @@
+"""Experiments, one file each: plain arguments in, an `Outcome` out (numbers, report sections, arrays)."""
