@@ -1,0 +1,81 @@
+"""Heun's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, Algorithm 2).
+
+With y = x / alpha and s = sigma / alpha the ODE reads dy/ds = eps, in every convention. A step is Euler's, which is
+DDIM's, and then a correction by the slope at its end. With churn a step first goes back up by fresh noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from diffrep.denoiser import Denoise
+from diffrep.errors import UsageError
+from diffrep.noise import NoiseLevel
+from diffrep.randomness import Noise
+from diffrep.sampling.steps import Progress, Step, noise_source, predictor, walk
+
+
+@torch.no_grad()
+def heun(
+    denoise: Denoise,
+    x: Tensor,
+    path: NoiseLevel,
+    *,
+    churn: float = 0.0,
+    churn_range: tuple[float, float] = (0.01, 1.0),
+    churn_noise: float = 1.007,
+    clip: bool | None = None,
+    noise: Noise | Generator | None = None,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Walk down `path` with two evaluations per step, one in a last step to the image; order 2 without churn.
+
+    Args:
+        denoise: (x_t, level) -> Prediction; a denoiser, a wrapper or a bare callable.
+        x: noisy images at path[0], (B, C, H, W); their dtype is kept.
+        path: levels in walking order, (N+1,); a last level of sigma 0 returns the last predicted x_0.
+        churn: 0 (deterministic) to 1: sigma grows by churn (sqrt(2) - 1) before a step. DDAE's eta (1.1.7); EDM's
+            S_churn = churn N (sqrt(2) - 1).
+        churn_range: churn only where sigma / alpha is inside (DDAE's values; EDM's S_min and S_max).
+        churn_noise: scale of the fresh noise (DDAE's value; EDM's S_noise).
+        clip: clamp predicted x_0 to [-1, 1]; None: the denoiser's own habit, never for a bare callable.
+        noise: where fresh noise comes from, (step, shape) -> Tensor or a generator; needed for churn > 0.
+        generator: the same as `noise`, for a torch.Generator.
+        progress: wraps the steps, for example `rich.progress.track`.
+
+    Returns:
+        Images at path[-1], (B, C, H, W).
+
+    Errors:
+        UsageError: churn outside [0, 1], a path that goes up, or churn > 0 without noise.
+    """
+    if not 0 <= churn <= 1:
+        raise UsageError(f"churn = {churn}", "expected 0 (deterministic) to 1 (as much as is useful)")
+    draw = noise_source(noise, generator) if churn > 0 else None
+    predict = predictor(denoise, clip)
+    for step in walk(x, path, progress):
+        if draw is not None and churn_range[0] <= float(step.now.sigma / step.now.alpha) <= churn_range[1]:
+            step, added = _go_back(step, 1 + churn * (math.sqrt(2) - 1))
+            x = x + churn_noise * added * draw(step.number, x)
+        first = predict(x, step.now)
+        x = step.mix(first)
+        if step.sigma > 0:
+            x = x + _half_length(step) * (first.eps - predict(x, step.then).eps)
+    return x
+
+
+def _go_back(step: Step, factor: float) -> tuple[Step, float]:
+    """The step from a level with `factor` times the noise, and the standard deviation of the noise to add."""
+    sigma = float(step.now.sigma)
+    now = NoiseLevel(step.now.alpha, step.now.sigma * factor)
+    return Step(step.number, now, step.then), sigma * math.sqrt(factor**2 - 1)
+
+
+def _half_length(step: Step) -> float:
+    """Half of s_now - s_then, in the next level's units."""
+    s_now, s_then = float(step.now.sigma / step.now.alpha), step.sigma / step.alpha
+    return step.alpha * (s_now - s_then) / 2
