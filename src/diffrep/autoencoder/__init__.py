@@ -1,0 +1,28 @@
+"""Semantic autoencoders made of frozen denoisers: a code z per image, and a decoder that listens to it."""
+
+from diffrep.autoencoder.edit import CodeStats, direction, edit, lerp, slerp
+from diffrep.autoencoder.encoder import SemanticEncoder
+from diffrep.autoencoder.kappa import kappa
+from diffrep.autoencoder.model import Autoencoder, ShiftAutoencoder
+from diffrep.autoencoder.objective import ShiftObjective, shift_loss
+from diffrep.autoencoder.shift import ShiftEstimator
+from diffrep.autoencoder.shifted import ShiftedDenoiser
+from diffrep.autoencoder.weightings import WEIGHTINGS, weight
+
+__all__ = [
+    "WEIGHTINGS",
+    "Autoencoder",
+    "CodeStats",
+    "SemanticEncoder",
+    "ShiftAutoencoder",
+    "ShiftEstimator",
+    "ShiftObjective",
+    "ShiftedDenoiser",
+    "direction",
+    "edit",
+    "kappa",
+    "lerp",
+    "shift_loss",
+    "slerp",
+    "weight",
+]
