@@ -1,7 +1,7 @@
 """Networks: plain modules (x, time, y) -> output, one builder per layout, that know nothing of noise.
 
-Every network has `config` (JSON-able; `build(config)` gives the same network again), `time_width`, `learns_variance`
-and `places(size)`, the table of what can be read inside it.
+Every network has `config` (JSON-able; `build(config)` gives the same network again), `time_width`,
+`learns_variance` and `places(size)`, the table of what can be read inside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def build(config: Mapping[str, Any]) -> UNet:
     """Build the network that a config describes.
 
     Args:
-        config: {"layout": one of LAYOUTS, **arguments of its builder}; arguments left out take their defaults.
+        config: {"layout": one of LAYOUTS, **arguments of its builder}; what is left out takes its default.
 
     Errors:
         ValueError: an unknown layout or argument; the known ones are named.

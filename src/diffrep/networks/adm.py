@@ -1,7 +1,7 @@
-"""The U-Net of "Diffusion models beat GANs" (Dhariwal and Nichol 2021), called ADM, and of the programs after it.
+"""The U-Net called ADM, of "Diffusion models beat GANs" (Dhariwal and Nichol 2021).
 
-guided-diffusion, improved-diffusion (Nichol and Dhariwal 2021), PDAE's frozen models and Diff-AE's unconditional ones
-have this shape. The defaults are the 128-pixel network of PDAE and Diff-AE (98.6 M parameters).
+guided-diffusion, improved-diffusion (Nichol and Dhariwal 2021), PDAE's frozen models and Diff-AE's
+unconditional ones have this shape. The defaults are PDAE's 128-pixel network (98.6 M parameters).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def adm(
         dropout: in every residual block.
         classes: number of classes, None for an unconditional network.
         learns_variance: twice the output channels, the prediction first.
-        scale_shift: time scales and shifts the second normalization; otherwise it is added (improved-diffusion).
+        scale_shift: time scales and shifts the second normalization; otherwise it is added before it.
         resampling: "residual" blocks, or "conv" (improved-diffusion).
         groups: of every GroupNorm.
         time_width: width of the time embedding, 4 * channels where None (Diff-AE has 512 always).
@@ -72,7 +72,9 @@ def adm(
         98618499
     """
     width, inner = time_width or 4 * channels, norm(groups)
-    block = partial(ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=scale_shift, zero=True)
+    block = partial(
+        ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=scale_shift, zero=True
+    )
     down, up = _resamplers(block)[resampling]
     parts = Parts(
         block=block,
@@ -103,7 +105,9 @@ def _resamplers(block: Callable[..., ResBlock]) -> dict[str, tuple[_Maker, _Make
 
 def _official_names(inside: Body) -> dict[str, tuple[str, ...]]:
     """guided-diffusion's names; an output block that ends in an up-sampler has the up-sampler's value."""
-    names = {f"enc.{k}": (f"input_blocks.{k - 1}",) for k in range(1, len(inside.enc) + 1)}
+    names: dict[str, tuple[str, ...]] = {
+        f"enc.{k}": (f"input_blocks.{k - 1}",) for k in range(1, len(inside.enc) + 1)
+    }
     names["mid"] = ("middle_block",)
     for k in range(1, len(inside.dec) + 1):
         names[f"up.{k}" if k in inside.up else f"dec.{k}"] = (f"output_blocks.{k - 1}",)

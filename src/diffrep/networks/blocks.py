@@ -1,8 +1,9 @@
-"""The parts that U-Nets of diffusion models are made of: time embedding, residual block, attention, resampling.
+"""The parts of diffusion U-Nets: time embedding, residual block, attention, resampling.
 
-Programs of the field differ in a few details only (order of sine and cosine, order of q, k and v, where a down-sampling
-convolution is padded, how time enters); here each such detail is one argument with a name. Every part takes any height
-and width and any memory layout. A block's time argument `emb` is the output of `TimeEmbedding`, (B, time_width).
+Programs of the field differ in a few details only (order of sine and cosine, order of q, k and v, where a
+down-sampling convolution is padded, how time enters); here each such detail is one argument with a name.
+Every part takes any height and width and any memory layout. A block's time argument `emb` is the output of
+`TimeEmbedding`, (B, time_width).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ QKVOrder = Literal["heads", "qkv", "interleaved"]
 Padding = Literal["symmetric", "right"]
 Norm = Callable[[int], nn.GroupNorm]
 
-# Where (head, q/k/v, channel) stand in the 3C outputs of the q, k, v projection, and how to reach (3, B, heads, N, d).
+# How the 3C outputs of the q, k, v projection fall into parts, and the way from there to (3, B, heads, N, d).
 _QKV_SHAPES: dict[str, tuple[tuple[str, str, str], tuple[int, ...]]] = {
     "heads": (("heads", "three", "width"), (3, 0, 2, 1, 4)),  # DDAE; guided-diffusion's old order
     "qkv": (("three", "heads", "width"), (2, 0, 3, 1, 4)),  # guided-diffusion's new order, diffusers
@@ -56,7 +57,8 @@ class TimeEmbedding(nn.Module):
     Args:
         wave_width: width of the sinusoid.
         width: width of the result.
-        waves, endpoint: dialect of the sinusoid.
+        waves: which half of the sinusoid comes first.
+        endpoint: whether its last frequency is exactly 1e-4.
         classes: adds a learned vector per class to the result (guided-diffusion).
         augment_dim: adds a projection of augmentation labels to the sinusoid (DDAE, EDM section F.2).
     """
@@ -86,18 +88,19 @@ class TimeEmbedding(nn.Module):
         waves = sinusoid(time, self.wave_width, self.waves, self.endpoint).to(self.linear1.weight.dtype)
         if augment is not None:
             if self.augment is None:
-                raise ValueError("augmentation labels given, but this network has none: build it with augment_dim=9")
+                raise ValueError("augmentation labels given, but this network was built with augment_dim=0")
             waves = waves + self.augment(augment.to(waves))
         emb: Tensor = self.linear2(F.silu(self.linear1(waves)))
         if y is None:
             return emb
         if self.classes is None:
             raise ValueError("class labels y given, but this network has no classes: call it without y")
-        return emb + self.classes(y)
+        out: Tensor = emb + self.classes(y)
+        return out
 
 
 def group_norm(channels: int, groups: int = 32, eps: float = 1e-5, least: int = 1) -> nn.GroupNorm:
-    """GroupNorm with as many groups as divide the channels, at most `groups`, each of at least `least` channels."""
+    """GroupNorm with as many groups as divide the channels: at most `groups`, of `least` channels or more."""
     most = max(min(groups, channels // least), 1)
     fitting = next(n for n in range(most, 0, -1) if channels % n == 0)
     return nn.GroupNorm(fitting, channels, eps=eps)
@@ -135,8 +138,8 @@ class ResBlock(nn.Module):
         time_width: width of `emb`.
         norm: kind of normalization.
         dropout: before the second convolution.
-        scale_shift: time scales and shifts the second normalization (guided-diffusion); otherwise it is added before it.
-        resample: `halve` or `double`, after the first activation and on the shortcut (BigGAN, DDPM++, guided-diffusion).
+        scale_shift: time scales and shifts the second normalization; otherwise it is added before it.
+        resample: `halve` or `double`: after the first activation, and on the shortcut (as in BigGAN).
         zero: the second convolution starts at 0.
     """
 
@@ -181,14 +184,15 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every pixel looks at every other: x + out(softmax(q k' / sqrt(d)) v), with q, k, v from a GroupNorm of x.
+    """Every pixel looks at every other: x + out(softmax(q k' / sqrt(d)) v), q, k, v = qkv(norm(x)).
 
     Args:
         channels: C; the number of heads must divide it, otherwise ValueError.
         heads: number of heads, d = C / heads.
         norm: kind of normalization.
-        order: how the 3C rows of the projection are laid out: "heads" (per head q, k, v: DDAE, old guided-diffusion),
-            "qkv" (all q, all k, all v: new guided-diffusion, DDPM, diffusers) or "interleaved" (EDM).
+        order: how the 3C rows of the projection are laid out: "heads" (per head q, k, v: DDAE, old
+            guided-diffusion), "qkv" (all q, all k, all v: new guided-diffusion, DDPM, diffusers) or
+            "interleaved" (EDM).
         zero: the output projection starts at 0.
     """
 
@@ -233,8 +237,8 @@ class Downsample(nn.Module):
 
     Args:
         channels: C.
-        padding: "symmetric" pads one pixel on all sides (DDAE, improved-diffusion); "right" pads right and bottom only,
-            so that an even image is sampled half a pixel elsewhere (DDPM, diffusers' google/ddpm-*).
+        padding: "symmetric" pads all sides (DDAE, improved-diffusion), "right" only right and bottom (DDPM,
+            diffusers' google/ddpm-*).
     """
 
     def __init__(self, channels: int, padding: Padding = "symmetric") -> None:

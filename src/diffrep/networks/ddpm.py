@@ -1,8 +1,8 @@
-"""The U-Net of DDPM (Ho et al. 2020, appendix B): additive time, convolutions of stride 2, attention at 16x16.
+"""The U-Net of DDPM (Ho et al. 2020, appendix B): additive time, convolutions of stride 2.
 
-The defaults are DDAE's CIFAR-10 network (official program, config DDPM_ddpm, 35.7 M parameters). Arguments express the
-other dialects of the same network: pytorch_diffusion and diffusers' google/ddpm-cifar10-32 have `eps=1e-6`,
-`head_groups=32` and `padding="right"`.
+The defaults are DDAE's CIFAR-10 network (official program, config DDPM_ddpm, 35.7 M parameters). Arguments
+express the other dialects of the same network: pytorch_diffusion and diffusers' google/ddpm-cifar10-32 have
+`eps=1e-6`, `head_groups=32` and `padding="right"`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,12 @@ def ddpm(
         dropout: in every residual block.
         augment_dim: width of augmentation labels, 0 for none.
         order: layout of q, k and v.
-        groups, head_groups, eps: GroupNorm, inside and before the output convolution.
+        groups: of every GroupNorm but the last.
+        head_groups: of the GroupNorm before the output convolution (32 in the original).
+        eps: of every GroupNorm (1e-6 in the original).
         padding: of the down-sampling convolutions.
-        waves, endpoint: dialect of the time embedding, see `blocks.sinusoid`.
+        waves: which half of the sinusoid comes first.
+        endpoint: whether its last frequency is exactly 1e-4.
 
     Example:
         >>> sum(p.numel() for p in ddpm().parameters())

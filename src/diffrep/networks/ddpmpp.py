@@ -1,7 +1,7 @@
 """The U-Net called DDPM++ (Song et al. 2021): as DDPM's, but wider, deeper, and resampled by residual blocks.
 
-The defaults are DDAE's CIFAR-10 network (official program, config DDPM_ddpmpp and EDM_ddpmpp, 56.5 M parameters), which
-leaves out the original's rescaling by sqrt(1/2).
+The defaults are DDAE's CIFAR-10 network (official program, config DDPM_ddpmpp and EDM_ddpmpp, 56.5 M
+parameters), which leaves out the original's rescaling by sqrt(1/2).
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ def ddpmpp(
         dropout: in every residual block, resampling ones too.
         augment_dim: width of augmentation labels (9 for EDM's pipe), 0 for none.
         order: layout of q, k and v.
-        groups, head_groups, eps: GroupNorm, inside and before the output convolution.
-        waves, endpoint: dialect of the time embedding, see `blocks.sinusoid`.
+        groups: of every GroupNorm but the last.
+        head_groups: of the GroupNorm before the output convolution (32 in the original).
+        eps: of every GroupNorm (1e-6 in the original).
+        waves: which half of the sinusoid comes first.
+        endpoint: whether its last frequency is exactly 1e-4.
 
     Example:
         >>> sum(p.numel() for p in ddpmpp(augment_dim=9).parameters())

@@ -1,7 +1,7 @@
-"""Our own small U-Net, for images of 8 to 32 pixels on a CPU: ADM's blocks, sized for the demonstration models.
+"""Our own small U-Net, for images of 8 to 32 pixels on a CPU: ADM's blocks, DDPM's resampling.
 
-Every GroupNorm group keeps at least 4 channels, down-sampling stops at 4x4, channel counts are multiples of 16, and
-attention stands where it is cheap: on the lowest level and in the middle.
+Every GroupNorm group keeps at least 4 channels, down-sampling stops at 4x4, channel counts are multiples of
+16, and attention stands where it is cheap: on the lowest level and in the middle.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from diffrep.networks.unet import Head, Parts, Shape, UNet, body, layout
 
 
 def multipliers_for(size: int) -> tuple[int, ...]:
-    """Multipliers that bring images of `size` pixels down to 4x4 or just above 2x2, and no further.
+    """Multipliers for images of `size` pixels: 1, then 2 for every halving that leaves at least 4x4.
 
     Example:
         >>> multipliers_for(8), multipliers_for(28)
         ((1, 2), (1, 2, 2, 2))
     """
     levels = 1
-    while size > 4:
-        size, levels = -(-size // 2), levels + 1
+    while (size := -(-size // 2)) >= 4:
+        levels += 1
     return (1, *[2] * (levels - 1))
 
 
@@ -42,14 +42,14 @@ def tiny(
 
     Args:
         image_channels: channels of image and prediction.
-        channels: base width, a multiple of 16, otherwise ValueError; level k has multipliers[k] times as many.
-        multipliers: one per level, from the full resolution down; `multipliers_for(size)` gives the usual ones.
+        channels: base width, a multiple of 16 or ValueError; level k has multipliers[k] times as many.
+        multipliers: one per level, from the full resolution down; see `multipliers_for`.
         blocks: residual blocks per level of the encoder; the decoder has one more.
         head_width: channels per attention head; None for one head.
         dropout: in every residual block.
         classes: number of classes, None for an unconditional network.
-        zero_init: last layers of blocks and of the network start at 0, as ADM's. Without it an untrained network is a
-            random nonlinear feature extractor: the control for probes.
+        zero_init: last layers of blocks and of the network start at 0, as ADM's. Without it an untrained
+            network is a random nonlinear feature extractor: the control for probes.
 
     Example:
         >>> sum(p.numel() for p in tiny().parameters())
@@ -60,7 +60,9 @@ def tiny(
     width, inner = 4 * channels, norm(32, least=4)
     attention = [False] * (len(multipliers) - 1) + [True]
     parts = Parts(
-        block=partial(ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=True, zero=zero_init),
+        block=partial(
+            ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=True, zero=zero_init
+        ),
         attention=lambda c: Attention(c, heads_of(c, head_width), norm=inner, zero=zero_init),
         down=Downsample,
         up=Upsample,

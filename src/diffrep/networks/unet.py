@@ -1,8 +1,9 @@
 """A U-Net: lists of blocks that a layout's builder returns, and the one loop that runs them.
 
-Words: a *level* is one resolution; level k works at ceil(size / 2**k). The *encoder* pushes each of its outputs on the
-skip stack, the *decoder* takes them off again. The name of a tap is the path of the module whose output it is: `time`,
-`enc.1` (the input convolution), `enc.2`, ..., `mid`, `dec.1`, ...; an up-sampler `up.k` follows `dec.k`.
+Words: a *level* is one resolution; level k works at ceil(size / 2**k). The *encoder* pushes each of its
+outputs on the skip stack, the *decoder* takes them off again. The name of a tap is the path of the module
+whose output it is: `time`, `enc.1` (the input convolution), `enc.2`, ..., `mid`, `dec.1`, ...; an up-sampler
+`up.k` follows `dec.k`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ P = ParamSpec("P")
 class Place(NamedTuple):
     """A place in a network that can be read: the output of submodule `module`.
 
-    `resolution` is (height, width), None for the vector `time`. `attention` says whether the block ends in attention.
-    `aliases` are the official program's names for the same value.
+    `resolution` is (height, width), None for the vector `time`. `attention` says whether the block ends in
+    attention. `aliases` are the official program's names for the same value.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Place(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A block of a U-Net with what the taps table says of it: width and level of its output, attention or not."""
+    """A block of a U-Net and what the taps table says of its output; level k is halved k times."""
 
     module: nn.Module
     channels: int
@@ -47,7 +48,7 @@ class Entry(NamedTuple):
 
 
 class Block(nn.Module):
-    """A residual block and, on levels that have it, its attention: the unit that is pushed, popped and tapped."""
+    """A residual block and, where a level has it, its attention: the unit that is pushed and tapped."""
 
     def __init__(self, res: nn.Module, attention: nn.Module | None = None) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C', H, W)."""
         h: Tensor = self.res(x, emb)
-        return h if self.attention is None else self.attention(h)  # type: ignore[no-any-return]
+        return h if self.attention is None else self.attention(h)
 
 
 class Middle(nn.Module):
@@ -91,7 +92,7 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class Body:
-    """Encoder, middle and decoder of a U-Net. `up[k]` is the up-sampler after the k-th decoder block, from 1."""
+    """Encoder, middle and decoder of a U-Net; `up[k]` is the up-sampler after decoder block k, from 1."""
 
     enc: Sequence[Entry]
     mid: Entry
@@ -113,8 +114,8 @@ class Parts:
 class Shape:
     """The outline that DDPM's descendants share: see `body`.
 
-    `widths` and `attention` have one entry per level, from the full resolution down; `blocks` counts residual blocks
-    per level of the encoder (the decoder has one more); `stem` is the width of the input convolution.
+    `widths` and `attention` have one entry per level, from the full resolution down; `blocks` counts residual
+    blocks per level of the encoder (the decoder has one more); `stem` is the width of the input convolution.
     """
 
     image_channels: int
@@ -126,7 +127,8 @@ class Shape:
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ValueError(
-                f"{len(self.widths)} multipliers but {len(self.attention)} attention flags: give one of each per level"
+                f"{len(self.widths)} multipliers but {len(self.attention)} attention flags: "
+                "give one of each per level"
             )
         if self.blocks < 1:
             raise ValueError(f"blocks is {self.blocks}, but a level needs at least 1")
@@ -135,8 +137,9 @@ class Shape:
 def body(shape: Shape, parts: Parts) -> Body:
     """Lay out blocks as DDPM does (Ho et al. 2020, appendix B) and DDPM++ and ADM do after it.
 
-    Encoder: the input convolution; per level `blocks` blocks, then a down-sampler unless it is the last.
-    Decoder: per level, from the lowest, `blocks` + 1 blocks on (current, skip), then an up-sampler unless it is the last.
+    Encoder: the input convolution; per level a down-sampler, unless it is the first, then `blocks` blocks.
+    Decoder: per level, from the lowest, `blocks` + 1 blocks on (current, skip), then an up-sampler unless it
+    is the last.
     """
     enc = _encoder(shape, parts)
     width = enc[-1].channels
@@ -182,7 +185,7 @@ class UNet(nn.Module):
         body: encoder, middle, decoder.
         head: last layers; gives the image's channels, or twice as many.
         learns_variance: the second half of the output channels is a variance.
-        aliases: official names, {tap name: names}. An up-sampler `up.k` named here becomes a place of its own.
+        aliases: official names, {tap name: names}; an up-sampler `up.k` named here becomes a place.
 
     Attributes:
         config: JSON-able; `networks.build(config)` gives the same network.
