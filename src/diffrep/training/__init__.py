@@ -4,8 +4,9 @@ from diffrep.training.checkpoint import Checkpoints, Stored, load_checkpoint
 from diffrep.training.config import TrainConfig
 from diffrep.training.denoising import DenoisingObjective
 from diffrep.training.ema import Average
-from diffrep.training.loop import TrainReport, train
+from diffrep.training.loop import train
 from diffrep.training.objective import Batch, Objective, copy_tensors, trainable_tensors
+from diffrep.training.report import TrainReport
 
 __all__ = [
     "Average",

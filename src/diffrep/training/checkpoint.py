@@ -1,7 +1,8 @@
 """Checkpoints: folders that are whole or absent, and proven when they are read.
 
-run/checkpoints/step-000500 holds model.safetensors (the raw weights), ema.safetensors, optimizer.safetensors,
-state.json and manifest.json with the sha256 of each. index.json beside the folders names the last and the best.
+checkpoints/step-000500 in a run folder holds model.safetensors (the raw weights), ema.safetensors,
+optimizer.safetensors, state.json and manifest.json with the sha256 of each. index.json beside these folders
+names the last and the best.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import Tensor
 from diffrep.errors import FormatError, UsageError, nearest
 from diffrep.files import atomic_folder, remove_folder, remove_temporaries, write_atomic, write_synced
 from diffrep.runs import to_json
+
+ANOTHER = "use another checkpoint of this run"
 
 WEIGHTS = {"ema": "ema", "raw": "model"}
 """Kinds of weights and the file that holds them."""
@@ -89,14 +92,15 @@ class Checkpoints:
             FormatError: naming the file that is missing or damaged, with both hashes.
         """
         if step not in (known := self.steps()):
-            raise UsageError(f'no checkpoint for step {step} in "{self.path}"', nearest(str(step), map(str, known)))
+            hint = nearest(str(step), map(str, known))
+            raise UsageError(f'no checkpoint for step {step} in "{self.path}"', hint)
         folder = self.folder(step)
         data = {name: _verified(folder / name, digest) for name, digest in _manifest(folder).items()}
-        tensors = {name.removesuffix(".safetensors"): _tensors(d) for name, d in data.items() if _is_tensors(name)}
+        tensors = {Path(name).stem: _tensors(d) for name, d in data.items() if name.endswith(".safetensors")}
         return Stored(step, tensors, json.loads(data["state.json"]))
 
     def newest(self) -> Stored | None:
-        """The newest checkpoint that is whole, or None if there is none at all; a damaged one gives a warning.
+        """The newest checkpoint that is whole, or None if there is none at all; warns of damaged ones.
 
         Errors:
             FormatError: if there are checkpoints, and none is whole.
@@ -133,7 +137,9 @@ class Checkpoints:
                 remove_folder(self.folder(old))
 
 
-def load_checkpoint(run_dir: Path | str, which: str | int = "best", weights: str = "ema") -> dict[str, Tensor]:
+def load_checkpoint(
+    run_dir: Path | str, which: str | int = "best", weights: str = "ema"
+) -> dict[str, Tensor]:
     """The weights of a run's checkpoint, verified, by name.
 
     Args:
@@ -169,37 +175,35 @@ def _step_of(store: Checkpoints, which: str | int) -> int:
             raise UsageError(f'no validation has chosen a best checkpoint in "{store.path}"', 'use "last"')
         return best
     if not str(which).isdigit():
-        raise UsageError(f'unknown checkpoint "{which}"', nearest(str(which), ["best", "last", *map(str, steps)]))
+        known = ["best", "last", *map(str, steps)]
+        raise UsageError(f'unknown checkpoint "{which}"', nearest(str(which), known))
     return int(which)
 
 
 def _manifest(folder: Path) -> dict[str, str]:
     path = folder / "manifest.json"
     try:
-        files = {str(name): str(entry["sha256"]) for name, entry in json.loads(path.read_bytes())["files"].items()}
+        listed = json.loads(path.read_bytes())["files"]
+        files = {str(name): str(entry["sha256"]) for name, entry in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f'"{path}" is missing or damaged', "use another checkpoint of this run") from error
+        raise FormatError(f'"{path}" is missing or damaged', ANOTHER) from error
     wanted = {"state.json", "model.safetensors", "optimizer.safetensors"}
     strange = sorted(wanted - files.keys()) + [name for name in files if Path(name).name != name]
     if strange:
-        raise FormatError(f'"{path}" is damaged: it does not name "{strange[0]}"', "use another checkpoint of this run")
+        raise FormatError(f'"{path}" is damaged: it does not name "{strange[0]}"', ANOTHER)
     return files
 
 
 def _verified(path: Path, expected: str) -> bytes:
     if not path.is_file():
-        raise FormatError(f'"{path}" is missing', "use another checkpoint of this run")
+        raise FormatError(f'"{path}" is missing', ANOTHER)
     data = path.read_bytes()
     if (found := sha256(data).hexdigest()) != expected:
         raise FormatError(
             f'"{path}" is damaged: its sha256 is {found}, the manifest says {expected}',
-            "use another checkpoint of this run",
+            ANOTHER,
         )
     return data
-
-
-def _is_tensors(name: str) -> bool:
-    return name.endswith(".safetensors")
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:

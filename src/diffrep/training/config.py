@@ -33,8 +33,8 @@ class TrainConfig:
         warmup_steps: the rate rises linearly over so many steps.
         cosine_to: fraction of the rate at the last step, reached along half a cosine; 1 keeps it constant.
         clip_norm: largest global norm of the gradient; None does not clip.
-        accumulate: micro-batches that one step is split into, to save memory; the result is the same to rounding.
-        ema: rule of the averaged weights: "constant", "ramp" (DDAE 1.4), "half-life" (EDM) or None for no average.
+        accumulate: micro-batches that one step is split into, to save memory; the same result, to rounding.
+        ema: rule of the averaged weights: "constant", "ramp" (DDAE 1.4), "half-life" (EDM) or None.
         ema_decay: the decay of "constant", and the highest of "ramp".
         ema_half_life: images; for "half-life".
         precision: "float32", or "bf16" for autocast with float32 weights.
@@ -83,7 +83,8 @@ class TrainConfig:
         self._expect("learning_rate", self.learning_rate > 0, "above 0")
         self._expect("cosine_to", 0 <= self.cosine_to <= 1, "0 to 1")
         self._expect("ema_decay", 0 <= self.ema_decay < 1, "0 to below 1")
-        self._expect("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two decays below 1")
+        good = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        self._expect("betas", good, "two decays below 1")
         self._expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
         object.__setattr__(self, "betas", tuple(self.betas))
 
@@ -105,16 +106,15 @@ class TrainConfig:
         Errors:
             UsageError: naming the setting that differs; `steps` may grow, those in `FREE` may change.
         """
-        now = self.as_dict()
-        for name in now:
-            if name in FREE or name == "steps" or now[name] == before.get(name):
-                continue
-            raise UsageError(
-                f"the run in this folder was started with {name} = {before.get(name)!r}, now it is {now[name]!r}",
-                f"use {name} = {before.get(name)!r}, or another run folder",
-            )
-        if now["steps"] < before.get("steps", 0):
-            raise UsageError(
-                f"the run in this folder has steps = {before['steps']} and is at step {step}, now it is {now['steps']}",
-                "steps may grow, not shrink",
-            )
+        for name, value in self.as_dict().items():
+            was = before.get(name)
+            if name == "steps" and value < (was or 0):
+                raise UsageError(
+                    f"the run has steps = {was} and is at step {step}, now steps = {value}",
+                    "steps may only grow",
+                )
+            if name not in (*FREE, "steps") and value != was:
+                raise UsageError(
+                    f"the run to resume was started with {name} = {was!r}, now it is {value!r}",
+                    f"use {name} = {was!r}, or another run folder",
+                )

@@ -1,7 +1,7 @@
 """Training a denoiser on what its own network gives: eps, x_0, v, the flow velocity, or EDM's F.
 
-Per image: a level from the schedule's training distribution, noise, and the mean squared error of the network's
-output (DDAE 1.1.3, 1.1.6, 1.3). Each such error is the error of x_0 times a factor, see `x0_factor`.
+Per image: a level from the schedule's training distribution, noise, and the mean squared error of the
+network's output (DDAE 1.1.3, 1.1.6, 1.3). Each such error is the error of x_0 times a factor: `x0_factor`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def x0_factor(parameterization: str, level: NoiseLevel, sigma_data: float = 0.5)
         "eps": (a / s) ** 2,
         "v": ((a**2 + s**2) / s) ** 2,
         "flow": ((a + s) / s) ** 2,
-        "edm": (a / s) ** 2 + 1 / sigma_data**2,
+        "edm": (a / s) ** 2 + 1 / sigma_data**2,  # (s^2 + d^2) / (s d)^2
     }
-    # (s^2 + d^2) / (s d)^2 = 1 / s^2 + 1 / d^2
     if parameterization not in factors:
         raise UsageError(f'unknown parameterization "{parameterization}"', nearest(parameterization, factors))
     return factors[parameterization]
@@ -56,8 +55,8 @@ def _min_snr(level: NoiseLevel, factor: Tensor) -> Tensor:
 Weighting = Callable[[NoiseLevel, Tensor], Tensor]
 
 WEIGHTINGS: dict[str, Weighting] = {"uniform": _uniform, "min-snr": _min_snr}
-"""Weight of each image's loss, (B,), from its level and its `x0_factor`. "uniform" is each paper's own: 1 on the
-network's output; "min-snr" is min(SNR, 5) on x_0 (Hang et al. 2023)."""
+"""Weight of each image's loss, (B,), from its level and its `x0_factor`. "uniform" is each paper's own: 1 on
+the network's output; "min-snr" is min(SNR, 5) on x_0 (Hang et al. 2023)."""
 
 
 class DenoisingObjective:
@@ -83,7 +82,7 @@ class DenoisingObjective:
         if isinstance(weighting, str) and weighting not in WEIGHTINGS:
             raise UsageError(f'unknown weighting "{weighting}"', nearest(weighting, WEIGHTINGS))
         if label_dropout and (denoiser.labels is None or denoiser.labels.null is None):
-            raise UsageError(f"label_dropout = {label_dropout} for a model without a null class", "set it to 0")
+            raise UsageError(f"label_dropout = {label_dropout}, but the model has no null class", "use 0")
         self.denoiser = denoiser
         self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
         self.label_dropout = label_dropout
@@ -121,7 +120,7 @@ class DenoisingObjective:
         if kind == "edm":
             kind, weight = "x0", weight * factor
         target = {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0, "flow": eps - x0}[kind]
-        error = (prediction.of(kind).float() - target).square().flatten(1).mean(1)
+        error: Tensor = (prediction.of(kind).float() - target).square().flatten(1).mean(1)
         return error * weight.to(error.device, error.dtype)
 
     def _labels(self, batch: Batch, draw: Draw) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Averaged weights: an exponential moving average, in place and over all tensors at once.
 
-Three rules for the decay: "constant" (PDAE's program), "ramp" (ema-pytorch's rule, which the DDAE program uses:
-min(decay, 1 - (1 + n)^(-2/3)), so the first update copies) and "half-life" in images (EDM's program).
+Three rules for the decay: "constant" (PDAE's program), "ramp" (ema-pytorch's rule, which the DDAE program
+uses: min(decay, 1 - (1 + n)^(-2/3)), so the first update copies) and "half-life" in images (EDM's program).
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ class Average:
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], rule: str = "ramp", decay: float = 0.9999, half_life: int = 500_000
+        self,
+        weights: Mapping[str, Tensor],
+        rule: str = "ramp",
+        decay: float = 0.9999,
+        half_life: int = 500_000,
     ) -> None:
         if rule not in RULES:
             raise UsageError(f'unknown rule "{rule}" for averaged weights', nearest(rule, RULES))

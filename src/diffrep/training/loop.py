@@ -1,8 +1,8 @@
 """The training loop: a generator that the caller iterates, and that can be stopped and resumed at any step.
 
 `for report in train(objective, loader, config)`: one report per optimizer step. Everything random in a step
-has the step's address, and everything else is in the checkpoint, so a resumed run is the unbroken one bit by bit
-(on the same machine and number of threads). The loop prints nothing.
+has the step's address, and everything else is in the checkpoint, so a resumed run is the unbroken one bit by
+bit (on the same machine and number of threads). The loop prints nothing.
 """
 
 from __future__ import annotations
@@ -10,69 +10,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from diffrep.errors import DiffrepError, StoppedResumable, UsageError
-from diffrep.randomness import Draw, seed_of
+from diffrep.randomness import seed_of
 from diffrep.runs import Metrics
 from diffrep.training.checkpoint import Checkpoints, Stored
 from diffrep.training.config import TrainConfig
 from diffrep.training.ema import Average
-from diffrep.training.objective import Objective, parameter_names, split, to_device
-from diffrep.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from diffrep.training.gradient import backward, seeded
+from diffrep.training.objective import Objective, parameter_names, to_device
+from diffrep.training.optimizer import (
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
+from diffrep.training.report import Progress, TrainReport
 from diffrep.training.signals import StopRequest
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """One optimizer step.
-
-    Args:
-        step: steps done, from 1.
-        steps: steps in all.
-        loss: mean loss of this step's images; NaN or infinite if the step was skipped.
-        learning_rate: the rate of this step.
-        grad_norm: global norm of the gradient before clipping.
-        images_seen: images so far, over all sessions of the run.
-        seconds: time so far, over all sessions of the run.
-        skipped: steps skipped so far because loss or gradient was not finite.
-        validation: what `validate` gave after this step, or None.
-        checkpoint: the checkpoint written after this step, or None.
-        averaged: `with report.averaged():` holds the averaged weights (if any), in evaluation mode, inside the block.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    images_seen: int
-    seconds: float
-    skipped: int
-    validation: float | None
-    checkpoint: Path | None
-    averaged: Callable[[], AbstractContextManager[None]] = field(repr=False)
-
-
-@dataclass
-class Progress:
-    """What a run knows about itself beyond tensors; part of every checkpoint."""
-
-    step: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    ema_updates: int = 0
-    best: dict[str, Any] | None = None
-    loss_sum: float = 0.0
-    loss_count: int = 0
 
 
 def train(
@@ -86,8 +46,9 @@ def train(
 ) -> Iterator[TrainReport]:
     """Train, one report per step.
 
-    When the iteration ends, the objective holds the averaged weights (unless `config.ema` is None). If the caller
-    leaves the iteration earlier, it holds the raw ones.
+    When the iteration ends, the objective holds the averaged weights (unless `config.ema` is None). If the
+    caller leaves the iteration earlier, it holds the raw ones. A run that is resumed is read at once, before
+    the first step.
 
     Args:
         objective: what is trained; see `Objective`.
@@ -95,8 +56,8 @@ def train(
         config: all settings.
         run_dir: where checkpoints/ and metrics.jsonl go; None writes nothing.
         resume: "never", or "auto" to continue from the newest whole checkpoint in `run_dir`, if there is one.
-        validate: called every `validate_every` steps and at the end with the averaged weights in place; returns
-            a number of which the lowest is best. The best checkpoint is kept.
+        validate: called every `validate_every` steps and at the end with the averaged weights in place, in
+            evaluation mode; returns a number of which the lowest is best. The best checkpoint is kept.
 
     Errors:
         UsageError: other settings than those of the run that is resumed; a folder that holds a run already.
@@ -104,7 +65,7 @@ def train(
         StoppedResumable: after SIGTERM or SIGINT, when the step is finished and saved (with `run_dir` only).
 
     Example:
-        >>> for report in train(objective, loader, TrainConfig(steps=100), run_dir="runs/a"):  # doctest: +SKIP
+        >>> for report in train(objective, loader, TrainConfig(steps=100)):  # doctest: +SKIP
         ...     report.loss
     """
     if resume not in ("never", "auto"):
@@ -145,7 +106,7 @@ class _Run:
         self.store = Checkpoints(folder, self.config.keep_last)
         self.metrics = Metrics(folder / "metrics.jsonl")
         if resume == "never" and (self.store.steps() or self.metrics.read()):
-            raise UsageError(f'"{folder}" holds a training run already', 'pass resume="auto", or another run_dir')
+            raise UsageError(f'"{folder}" holds a training run', 'pass resume="auto", or another run_dir')
         folder.mkdir(parents=True, exist_ok=True)
         self.store.tidy()
         if (stored := self.store.newest()) is not None:
@@ -169,7 +130,7 @@ class _Run:
         now, index = self.progress, self.progress.step
         batch = to_device(self.loader(index), self.device)
         rate = learning_rate(self.config, index)
-        loss, norm = self._gradients(batch, index)
+        loss, norm = backward(self.objective, batch, self.config, index, self.parameters.values())
         self._update(loss, norm, rate, len(batch.ids))
         now.step, now.images_seen = index + 1, now.images_seen + len(batch.ids)
         value, better = self._validated()
@@ -189,33 +150,6 @@ class _Run:
             checkpoint=saved,
             averaged=self._averaged,
         )
-
-    def _gradients(self, batch: Any, index: int) -> tuple[float, float]:  # noqa: ANN401
-        """Leave the clipped gradient of the batch's mean loss in the parameters; return loss and norm."""
-        n, seed = len(batch.ids), self.config.seed
-        total = torch.zeros((), device=self.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        with _seeded(seed_of(seed, "global", index), self.device):
-            for part in split(batch, self.config.accumulate):
-                with self._autocast():
-                    losses = self.objective.loss(part, Draw(seed, index, part.ids))
-                _check_shape(losses, len(part.ids))
-                mean = losses.float().sum() / n
-                mean.backward()
-                total += mean.detach()
-        loss, norm = torch.stack([total, self._clip()]).tolist()
-        return loss, norm
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-    def _clip(self) -> Tensor:
-        parameters = list(self.parameters.values())
-        if self.config.clip_norm is not None:
-            return torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _update(self, loss: float, norm: float, rate: float, images: int) -> None:
         """Move the weights and their average; skip both if loss or gradient is not finite."""
@@ -238,8 +172,8 @@ class _Run:
             raise DiffrepError(
                 f"step {now.step + 1}: loss {loss:g}, gradient norm {norm:g}; "
                 f"{now.skipped_in_a_row} steps in a row were not finite and have been skipped",
-                f"lower the learning rate (now {self.config.learning_rate:g}), set clip_norm, use precision float32, "
-                "or look for broken images",
+                f"lower the learning rate (now {self.config.learning_rate:g}), set clip_norm, "
+                "use precision float32, or look for broken images",
             )
 
     def _validated(self) -> tuple[float | None, bool]:
@@ -247,7 +181,7 @@ class _Run:
         if self.validate is None or not self._due(self.config.validate_every):
             return None, False
         seed = seed_of(self.config.seed, "validate", self.progress.step)
-        with self._averaged(), _seeded(seed, self.device):
+        with self._averaged(), seeded(seed, self.device):
             value = float(self.validate())
         best = self.progress.best
         better = math.isfinite(value) and (best is None or value < best["value"])
@@ -278,9 +212,9 @@ class _Run:
         if self.average is not None:
             tensors["ema"] = self.average.tensors
         state = asdict(self.progress) | {"config": self.config.as_dict()}
-        best = self.progress.best or {}
-        self.saved = self.progress.step
-        return self.store.save(Stored(self.progress.step, tensors, state), best.get("step"), best.get("value"))
+        best, self.saved = self.progress.best or {}, self.progress.step
+        stored = Stored(self.progress.step, tensors, state)
+        return self.store.save(stored, best.get("step"), best.get("value"))
 
     def _restore(self, stored: Stored) -> None:
         state = dict(stored.state)
@@ -317,24 +251,8 @@ class _Run:
             self.objective.train(True)
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Give the global generators (dropout) an address inside the block, and their state back after it."""
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
-
-
 def _device(parameters: dict[str, torch.nn.Parameter], wanted: str | None) -> torch.device:
     found = next(iter(parameters.values())).device
     if wanted is not None and torch.device(wanted).type != found.type:
-        raise UsageError(f'device = "{wanted}", but the parameters are on "{found}"', f'move them: .to("{wanted}")')
+        raise UsageError(f'device = "{wanted}", but the parameters are on "{found}"', "move them with .to()")
     return found
-
-
-def _check_shape(losses: Tensor, images: int) -> None:
-    if losses.shape != (images,):
-        raise UsageError(f"the objective's loss has shape {tuple(losses.shape)}", f"expected one per image: ({images},)")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -98,7 +100,7 @@ def parameter_names(objective: Objective) -> dict[str, nn.Parameter]:
             )
         out[name] = parameter
     if not out:
-        raise UsageError("the objective has no trainable parameter", "call requires_grad_() on what is to be trained")
+        raise UsageError("the objective has no trainable parameter", "call requires_grad_() on some")
     return out
 
 
@@ -106,9 +108,9 @@ def split(batch: Any, parts: int) -> Iterator[Any]:  # noqa: ANN401
     """Cut a batch into micro-batches of nearly equal size; empty ones are left out."""
     n = len(batch.ids)
     edges = [n * k // parts for k in range(parts + 1)]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         if stop > start:
-            yield batch if stop - start == n else _each(batch, lambda v, a=start, b=stop: _cut(v, n, a, b))
+            yield batch if stop - start == n else _each(batch, partial(_cut, n=n, start=start, stop=stop))
 
 
 def to_device(batch: Any, device: torch.device) -> Any:  # noqa: ANN401
@@ -126,4 +128,4 @@ def _each(batch: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         return batch._replace(**{name: change(value) for name, value in batch._asdict().items()})
     if is_dataclass(batch) and not isinstance(batch, type):
         return replace(batch, **{f.name: change(getattr(batch, f.name)) for f in fields(batch) if f.init})
-    raise UsageError(f"a batch is a {type(batch).__name__}", "expected a dataclass or named tuple: images, labels, ids")
+    raise UsageError(f"a batch is a {type(batch).__name__}", "expected a dataclass or named tuple with ids")
