@@ -3,8 +3,9 @@
 from diffrep.autoencoder.edit import CodeStats, direction, edit, lerp, slerp
 from diffrep.autoencoder.encoder import SemanticEncoder
 from diffrep.autoencoder.kappa import kappa
-from diffrep.autoencoder.model import Autoencoder, ShiftAutoencoder
+from diffrep.autoencoder.model import ShiftAutoencoder
 from diffrep.autoencoder.objective import ShiftObjective, shift_loss
+from diffrep.autoencoder.protocol import Autoencoder
 from diffrep.autoencoder.shift import ShiftEstimator
 from diffrep.autoencoder.shifted import ShiftedDenoiser
 from diffrep.autoencoder.weightings import WEIGHTINGS, weight

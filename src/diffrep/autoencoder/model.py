@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,34 +25,8 @@ from diffrep.sampling import Progress, Sampler, ddim, invert
 from diffrep.schedules import Schedule
 
 SAMPLING_SCALES = ("paper", "exact")
-
-
-class Autoencoder(Protocol):
-    """What every semantic autoencoder can do, however it is made."""
-
-    code_stats: CodeStats | None
-    prior: nn.Module | None
-    classifier: nn.Module | None
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise levels that its decoder knows."""
-
-    @property
-    def input(self) -> InputSpec:
-        """Channels, size and range of its images."""
-
-    def encode(self, x0: Tensor) -> Tensor:
-        """Images (B, C, H, W) to codes (B, D)."""
-
-    def at(self, z: Tensor) -> nn.Module:
-        """The denoiser that these codes make."""
-
-    def decode(self, z: Tensor, x_T: Tensor | None = None, *, steps: int = 50, noise: Noise | None = None) -> Tensor:
-        """Codes (B, D), and x_T or noise, to images (B, C, H, W)."""
-
-    def invert(self, x0: Tensor, z: Tensor, *, steps: int = 100) -> Tensor:
-        """The x_T from which `decode` rebuilds these images."""
+BESIDE = ("denoiser", "prior", "classifier")
+"""Attributes that stand beside the module registry: in no parameters() and no state_dict(), but moved by `.to`."""
 
 
 class ShiftAutoencoder(nn.Module):
@@ -96,8 +70,7 @@ class ShiftAutoencoder(nn.Module):
         known = {"time", *(tap.name for tap in denoiser.taps)}
         if missing := [name for name in shift.reads if name not in known]:
             raise UsageError(f"the shift reads {missing}, the denoiser has no such taps", "build it from denoiser.taps")
-        self.denoiser: Denoiser
-        self.__dict__["denoiser"] = frozen(denoiser)  # beside the module registry, see the class's description
+        self.denoiser = frozen(denoiser)
         self.encoder, self.shift = encoder, shift
         self.training_scale, self.sampling_scale = training_scale, sampling_scale
         self.code_stats: CodeStats | None = None
@@ -120,7 +93,7 @@ class ShiftAutoencoder(nn.Module):
         spec = denoiser.input
         scale = training_scale or ("posterior" if hasattr(denoiser.schedule, "alphas_cumprod") else "score")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "autoencoder"))
+            torch.default_generator.manual_seed(seed_of(seed, "autoencoder"))  # torch.manual_seed seeds GPUs too
             encoder = SemanticEncoder.small(spec.channels, code_dim, spec.size)
             shift = ShiftEstimator(denoiser.taps, time_width(denoiser), spec.channels, code_dim)
         return cls(denoiser, encoder, shift, training_scale=scale).to(denoiser.device)
@@ -200,7 +173,10 @@ class ShiftAutoencoder(nn.Module):
             UsageError: neither x_T nor noise nor generator is given.
         """
         source = noise if noise is not None else generator
-        return self._sample(self.at(z), x_T, len(z), steps, source, sampler, clip, progress)
+        if x_T is None:
+            x_T = self._start(as_noise(source), steps, z)
+        given = None if source is None else as_noise(source)
+        return self._walk(self.at(z), x_T, steps, given, sampler, clip, progress)
 
     @torch.no_grad()
     def invert(
@@ -260,7 +236,7 @@ class ShiftAutoencoder(nn.Module):
             self.at(lerp(z_a, z_b, position)) if mix == "code" else self.blend([z_a, z_b], [1 - position, position])
         )
         x_T = slerp(x_a, x_b, position)
-        frames = self._sample(denoise, x_T, len(x_T), steps, None, ddim, clip, progress)
+        frames = self._walk(denoise, x_T, steps, None, ddim, clip, progress)
         return frames if len(a) == 1 else frames.reshape(num_frames, *a.shape)
 
     def config(self) -> dict[str, Any]:
@@ -280,30 +256,36 @@ class ShiftAutoencoder(nn.Module):
         scales = {name: config[name] for name in ("training_scale", "sampling_scale")}
         return cls(denoiser, encoder, shift, **scales)
 
-    @torch.no_grad()
-    def _sample(
+    def _start(self, noise: Noise, steps: int, z: Tensor) -> Tensor:
+        """x_T at the noisy end of a path: standard normal, times sigma where the image is not scaled down."""
+        spec, level = self.input, self.schedule.path(steps, rule=self.sampling.rule)[0]
+        drawn = noise(0, (len(z), spec.channels, spec.size, spec.size)).to(z)
+        return drawn if self.schedule.convention == "vp" else drawn * float(level.sigma)
+
+    def _walk(
         self,
         denoise: ShiftedDenoiser,
-        x_T: Tensor | None,
-        count: int,
+        x_T: Tensor,
         steps: int,
-        source: Noise | Generator | None,
+        noise: Noise | None,
         sampler: Sampler,
         clip: bool | None,
         progress: Progress | None,
     ) -> Tensor:
         path = self.schedule.path(steps, rule=self.sampling.rule)
-        noise = None if x_T is not None and source is None else as_noise(source)
-        if x_T is None and noise is not None:
-            spec = self.input
-            drawn = noise(0, (count, spec.channels, spec.size, spec.size)).to(denoise.codes[0])
-            x_T = drawn if self.schedule.convention == "vp" else drawn * float(path[0].sigma)
         with evaluating(self):
             return sampler(denoise, x_T, path, clip=clip, noise=noise, progress=progress)
 
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 (attributes are any)
+        if name in BESIDE:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ShiftAutoencoder:
-        super()._apply(fn, recurse)
-        self.denoiser._apply(fn, recurse)
+        for module in (super(), *(self.__dict__[name] for name in BESIDE)):
+            if module is not None:
+                module._apply(fn, recurse)
         return self
 
 

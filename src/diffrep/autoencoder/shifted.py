@@ -59,7 +59,12 @@ def coefficient(scale: str, schedule: Schedule, level: NoiseLevel, x: Tensor) ->
 def moved(prediction: Prediction, delta: Tensor) -> Prediction:
     """The prediction with `delta` added to its noise, as the quantity that it already was (PDAE 1.4, second table)."""
     alpha, sigma = prediction.level.like(prediction.x_t)
-    factors = {"eps": 1, "x0": -sigma / alpha, "v": (alpha**2 + sigma**2) / alpha, "flow": 1 + sigma / alpha}
+    factors: dict[str, Tensor | float] = {
+        "eps": 1.0,
+        "x0": -sigma / alpha,
+        "v": (alpha**2 + sigma**2) / alpha,
+        "flow": 1 + sigma / alpha,
+    }
     value = prediction.value + factors[prediction.kind] * delta
     return Prediction(prediction.x_t, prediction.level, prediction.kind, value, log_variance=prediction.log_variance)
 
