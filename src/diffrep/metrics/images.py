@@ -52,7 +52,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al. 2004, eq. 13), mean over channels and pixels.
 
-    Gaussian window of 11x11 with standard deviation 1.5, zero padding, biased moments, each channel by itself:
+    Gaussian window of 11x11 with standard deviation 1.5, zero padding, biased moments, channel by channel:
     the official PDAE program's function. Values slightly outside [0, 1] are used as they are.
 
     Args:
