@@ -7,9 +7,8 @@ random draws, splits and features are addressed by it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from diffrep.errors import DiffrepError, InputError, UsageError, nearest
+from diffrep.errors import InputError, UsageError, nearest
+from diffrep.files import write_atomic
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -123,16 +123,18 @@ class Dataset:
             raise UsageError(f"cannot take {n} images", "give a number >= 0")
         return self if n >= len(self) else self._part(self.images[:n], list(range(n)))
 
+    def renamed(self, split: str) -> Dataset:
+        """The same images as another split."""
+        return replace(self, split=split)
+
     def _part(self, images: Images, rows: list[int]) -> Dataset:
-        return Dataset(
+        return replace(
+            self,
             images=images,
             ids=[self.ids[i] for i in rows],
             labels=None if self.labels is None else self.labels[rows],
-            class_names=self.class_names,
             paths=[self.paths[i] for i in rows],
-            split=self.split,
-            source=self.source,
-            transform=self.transform,
+            images_digest=None,
         )
 
 
@@ -203,14 +205,6 @@ def write_bad_records(path: str | Path, records: Iterable[BadRecord]) -> None:
     """Write one JSON object a line (id, path, reason), atomically: the whole file, or none of it.
 
     Errors:
-        DiffrepError: if the file cannot be written.
+        DiffrepError: if the disk is full.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DiffrepError(f"cannot write {target}: {error.strerror or error}", "give another folder") from error
+    write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))

@@ -36,8 +36,7 @@ def load_digits(location: str, options: Options) -> Splits:
     split = _split(ids, labels.tolist())
     parts = {}
     for name in SPLITS:
-        part = whole.subset([i for i, own in enumerate(split) if own == name])
-        object.__setattr__(part, "split", name)
+        part = whole.subset([i for i, own in enumerate(split) if own == name]).renamed(name)
         parts[name] = transformed(part, options.image_size, options.channels)
     return Splits(parts, options.source)
 
