@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stub import StubNetwork
+from tests.stub import StubNetwork
 
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec
 from diffrep.errors import InputError, UsageError

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
-from diffrep.data import Dataset, conform, load, to_tensor
+from diffrep.data import Dataset, conform, to_tensor
 from diffrep.feature_set import FeatureSet, read_parquet, to_table, write_parquet, write_tables
 from diffrep.files import atomic_path, remove_temporaries
 from diffrep.tap_features import TapFeatures
@@ -97,36 +96,6 @@ def extract_to(
         write_tables(temporary, map(_table, files), protocol, first.class_names)
     shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def features(
-    model: nn.Module | str | Path,
-    data: Mapping[str, Dataset] | str | Path,
-    *,
-    taps: str = "*",
-    split: str = "train",
-    **settings: Any,  # noqa: ANN401 (passed on to TapFeatures)
-) -> FeatureSet:
-    """Features of a data set in one call: all taps, three low noise levels, mean-pooled.
-
-    Args:
-        model: a denoiser, or what `dr.load` takes.
-        data: splits, or what `dr.data.load` takes.
-        taps: names or globs.
-        split: which split.
-        settings: further arguments of `TapFeatures`, such as levels= or pool=.
-
-    Example:
-        >>> import diffrep as dr
-        >>> dr.features("ddpm-digits", "digits", taps="mid", split="test").names[0]
-        'mid@log_snr=8.00'
-    """
-    from diffrep import formats
-
-    denoiser = model if isinstance(model, nn.Module) else formats.load(model)
-    denoiser = getattr(denoiser, "denoiser", denoiser)
-    splits = load(data) if isinstance(data, str | Path) else data
-    return extract(TapFeatures(denoiser, taps=taps, **settings), splits[split])
 
 
 def protocol_of(features: TapFeatures, dataset: Dataset) -> dict[str, Any]:

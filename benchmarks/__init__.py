@@ -1,0 +1,1 @@
+"""Speed claims and how to check them: `make bench`. Not tests; see `timing.py` for the method."""
