@@ -23,7 +23,7 @@ Labels = Tensor | Sequence[int] | int | str
 """Class labels: (B,) of them, one for all, or "none" to leave the class embedding out."""
 
 PASSED_ON = (
-    *("network", "schedule", "input", "sampling", "taps", "places", "parameterization", "labels"),
+    *("network", "schedule", "input", "sampling", "taps", "parameterization", "labels"),
     *("source", "identity", "device"),
 )
 """What a wrapper answers with its inner denoiser's answer."""
@@ -52,7 +52,7 @@ class Wrapper(nn.Module):
     def __init__(self, denoiser: Denoise) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.train(getattr(denoiser, "training", False))
+        self.training = getattr(denoiser, "training", False)  # not train(), which would reach inside
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the inner denoiser has under this name)
         """Look in the inner denoiser for what is passed on; called only for names that are not found here."""
@@ -185,9 +185,10 @@ def _predict(denoise: Denoise, x_t: Tensor, level: NoiseLevel, y: Labels | None)
 
 
 def _choose(inside: Tensor, inner: Prediction, outer: Prediction) -> Prediction:
-    """Join two predictions for the same images by a mask (B,)."""
+    """Join two predictions for the same images by a mask (B,); a variance that only one has learned is dropped."""
     mask = inside.to(outer.value.device).reshape(-1, *[1] * (outer.value.ndim - 1))
-    variances = (inner.log_variance, outer.log_variance)
-    log_variance = None if variances[0] is None or variances[1] is None else torch.where(mask, *variances)
     value = torch.where(mask, inner.of(outer.kind), outer.value)
+    log_variance = None
+    if inner.log_variance is not None and outer.log_variance is not None:
+        log_variance = torch.where(mask, inner.log_variance, outer.log_variance)
     return Prediction(outer.x_t, outer.level, outer.kind, value, log_variance=log_variance)
