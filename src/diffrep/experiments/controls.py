@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffrep.denoiser import Denoiser
@@ -123,25 +121,3 @@ def pca_reconstruction(train: Tensor, test: Tensor, components: int) -> Tensor:
     codes = (test.reshape(len(test), -1).double() - mean) @ axes.T
     rebuilt: Tensor = codes @ axes + mean
     return rebuilt.reshape(test.shape).to(test.dtype)
-
-
-def few_labels(labels: NDArray[np.int64], per_class: int, seed: int, draw: int) -> NDArray[np.int64]:
-    """Indices of `per_class` images of every class, drawn by address: the same for whoever is compared.
-
-    Args:
-        labels: (N,).
-        per_class: how many of each class.
-        seed: the run's seed.
-        draw: number of this draw, from 0.
-
-    Errors:
-        UsageError: a class has fewer images.
-    """
-    chosen = []
-    for label in np.unique(labels):
-        where = np.flatnonzero(labels == label)
-        if len(where) < per_class:
-            raise UsageError(f"class {label} has {len(where)} images", f"expected at least {per_class}")
-        order = torch.randperm(len(where), generator=generator(seed, "few-labels", draw, int(label)))
-        chosen.append(where[order[:per_class].numpy()])
-    return np.sort(np.concatenate(chosen))

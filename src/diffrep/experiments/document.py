@@ -183,10 +183,7 @@ def curves(
     caption: str = "",
 ) -> Block:
     """Lines over a common axis: name -> (x, y)."""
-    drawn = [
-        {"name": name, "x": [float(v) for v in x], "y": [float(v) for v in y]}
-        for name, (x, y) in series.items()
-    ]
+    drawn = [{"name": name, "x": [float(v) for v in x], "y": [float(v) for v in y]} for name, (x, y) in series.items()]
     return {
         "type": "curves",
         "series": drawn,

@@ -25,7 +25,7 @@ from diffrep.sampling import ddim, invert
 Progress = Callable[[str, int, int], None]
 STRIP = ("input", "z only", "z + inverted x_T", "shuffled z", "unconditional", "mean image")
 TEXT = (
-    "Each test image is encoded and decoded again. With z alone, everything that the code does not hold is drawn at "
+    "Each image is encoded and decoded again. With z alone, everything that the code does not hold is drawn at "
     "random (x_T); with inverted x_T, the decoder also gets the noise that belongs to this very image. Inverted x_T "
     "rebuilds most of an image even without a code, so it stands here as a control. More steps make z-only numbers "
     "larger, not the samples worse: few steps stay near the mean of all images that fit the code."
@@ -150,7 +150,11 @@ def reconstruct(
     drawn = [name for name in STRIP if name in pictures]
     arrays = {"reconstruction": torch.stack([_bytes(pictures[name][:shown]) for name in drawn]).numpy()}
     blocks = [
-        strip("reconstruction", drawn, caption=f"The first {min(shown, len(images))} test images; z only and its controls with {headline_steps} steps."),
+        strip(
+            "reconstruction",
+            drawn,
+            caption=f"The first {min(shown, len(images))} images; z only and its controls with {headline_steps} steps.",
+        ),
         table(COLUMNS, _order(rows), caption=_caption(len(images)), first="Reconstruction"),
     ]
     return Outcome(results, [section("Reconstruction", *blocks, text=TEXT)], arrays)

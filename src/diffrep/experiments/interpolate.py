@@ -1,0 +1,66 @@
+"""Ways from one image to another: codes on a line, inverted x_T on a great circle (PDAE 1.11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffrep.data import to_uint8
+from diffrep.errors import InputError
+from diffrep.experiments.document import Outcome, section, strip
+
+TEXT = (
+    "From the image at the left to the one at the right: the code moves on a straight line, x_T on a great circle, "
+    "and every frame is decoded by itself."
+)
+
+
+@torch.no_grad()
+def interpolation(
+    autoencoder: Any,  # noqa: ANN401 (the Autoencoder protocol, either class)
+    a: Tensor,
+    b: Tensor,
+    *,
+    names: Sequence[str] = (),
+    num_frames: int = 10,
+    steps: int = 20,
+) -> Outcome:
+    """Interpolate pairs of images and make the strip: one row per pair, both ends included.
+
+    Args:
+        autoencoder: any `Autoencoder`.
+        a: images (B, C, H, W) in [-1, 1] where the ways start.
+        b: images of the same shape where they end.
+        names: one label per pair; none numbers them.
+        num_frames: frames per pair.
+        steps: DDIM steps of inversion and of decoding.
+
+    Errors:
+        InputError: no pair.
+    """
+    if not len(a):
+        raise InputError("no pair of images to interpolate", "give at least one image on each side")
+    frames = autoencoder.interpolate(a, b, num_frames=num_frames, steps=steps).reshape(num_frames, *a.shape)
+    rows = torch.stack([torch.from_numpy(to_uint8(frames[:, k])) for k in range(len(a))])
+    labels = list(names) or [f"pair {k + 1}" for k in range(len(a))]
+    block = strip("interpolation", labels, caption=f"{num_frames} frames, {steps} DDIM steps.")
+    return Outcome({}, [section("Interpolation", block, text=TEXT)], {"interpolation": rows.numpy()})
+
+
+def pairs_of_classes(labels: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Indices of `count` pairs of images of different classes: first images of class c and of the class after it.
+
+    Errors:
+        InputError: fewer than two classes.
+    """
+    first: dict[int, int] = {}
+    for index, label in enumerate(labels):
+        first.setdefault(int(label), index)
+    classes = sorted(first)
+    if len(classes) < 2:
+        raise InputError(f"{len(classes)} class among {len(labels)} images", "pairs need at least two")
+    around = [(classes[k], classes[(k + 1) % len(classes)]) for k in range(0, len(classes), 2)]
+    return [(first[u], first[v]) for u, v in around[:count]]
