@@ -22,6 +22,7 @@ from diffrep.networks.blocks import (
     double,
     halve,
     heads_of,
+    known,
     norm,
 )
 from diffrep.networks.unet import Body, Head, Parts, Shape, UNet, body, layout
@@ -72,10 +73,9 @@ def adm(
         98618499
     """
     width, inner = time_width or 4 * channels, norm(groups)
-    block = partial(
-        ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=scale_shift, zero=True
-    )
-    down, up = _resamplers(block)[resampling]
+    block = partial(ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=scale_shift, zero=True)
+    resamplers = _resamplers(block)
+    down, up = resamplers[known(resampling, "resampling", resamplers)]
     parts = Parts(
         block=block,
         attention=lambda c: Attention(c, heads_of(c, head_width, heads), norm=inner, order=order, zero=True),
@@ -105,9 +105,7 @@ def _resamplers(block: Callable[..., ResBlock]) -> dict[str, tuple[_Maker, _Make
 
 def _official_names(inside: Body) -> dict[str, tuple[str, ...]]:
     """guided-diffusion's names; an output block that ends in an up-sampler has the up-sampler's value."""
-    names: dict[str, tuple[str, ...]] = {
-        f"enc.{k}": (f"input_blocks.{k - 1}",) for k in range(1, len(inside.enc) + 1)
-    }
+    names: dict[str, tuple[str, ...]] = {f"enc.{k}": (f"input_blocks.{k - 1}",) for k in range(1, len(inside.enc) + 1)}
     names["mid"] = ("middle_block",)
     for k in range(1, len(inside.dec) + 1):
         names[f"up.{k}" if k in inside.up else f"dec.{k}"] = (f"output_blocks.{k - 1}",)

@@ -9,9 +9,9 @@ Every part takes any height and width and any memory layout. A block's time argu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ QKVOrder = Literal["heads", "qkv", "interleaved"]
 Padding = Literal["symmetric", "right"]
 Norm = Callable[[int], nn.GroupNorm]
 
+
+def known(value: str, kind: str, names: Iterable[str]) -> str:
+    """The value if it is one of the names, otherwise ValueError that lists them."""
+    if value not in (listed := list(names)):
+        raise ValueError(f'unknown {kind} "{value}", known: {", ".join(listed)}')
+    return value
+
+
 # How the 3C outputs of the q, k, v projection fall into parts, and the way from there to (3, B, heads, N, d).
 _QKV_SHAPES: dict[str, tuple[tuple[str, str, str], tuple[int, ...]]] = {
     "heads": (("heads", "three", "width"), (3, 0, 2, 1, 4)),  # DDAE; guided-diffusion's old order
@@ -31,7 +39,7 @@ _QKV_SHAPES: dict[str, tuple[tuple[str, str, str], tuple[int, ...]]] = {
 }
 
 
-def sinusoid(time: Tensor, width: int, waves: Waves = "cos-sin", endpoint: bool = False) -> Tensor:
+def sinusoid(time: Tensor, width: int, waves: str = "cos-sin", endpoint: bool = False) -> Tensor:
     """Embed times by sines and cosines of geometrically falling frequencies, 1 to about 1e-4.
 
     Args:
@@ -45,7 +53,7 @@ def sinusoid(time: Tensor, width: int, waves: Waves = "cos-sin", endpoint: bool 
     """
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=time.device)
-    frequencies = torch.exp(steps * (-math.log(10000.0) / max(half - endpoint, 1)))
+    frequencies = torch.exp(-math.log(10000.0) * steps / max(half - endpoint, 1))  # rounded as in guided-diffusion
     phase = time.to(torch.float32)[:, None] * frequencies
     first, second = (phase.cos(), phase.sin()) if waves == "cos-sin" else (phase.sin(), phase.cos())
     return F.pad(torch.cat([first, second], dim=1), (0, width % 2))
@@ -74,7 +82,7 @@ class TimeEmbedding(nn.Module):
         augment_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.wave_width, self.waves, self.endpoint = wave_width, waves, endpoint
+        self.wave_width, self.waves, self.endpoint = wave_width, known(waves, "waves", get_args(Waves)), endpoint
         self.augment = nn.Linear(augment_dim, wave_width, bias=False) if augment_dim else None
         self.linear1 = nn.Linear(wave_width, width)
         self.linear2 = nn.Linear(width, width)
@@ -196,15 +204,11 @@ class Attention(nn.Module):
         zero: the output projection starts at 0.
     """
 
-    def __init__(
-        self, channels: int, heads: int, *, norm: Norm, order: QKVOrder = "heads", zero: bool = False
-    ) -> None:
+    def __init__(self, channels: int, heads: int, *, norm: Norm, order: QKVOrder = "heads", zero: bool = False) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
             raise ValueError(f"{heads} attention heads do not divide {channels} channels")
-        if order not in _QKV_SHAPES:
-            raise ValueError(f'unknown q, k, v order "{order}", known: {", ".join(_QKV_SHAPES)}')
-        self.heads, self.order = heads, order
+        self.heads, self.order = heads, known(order, "order", _QKV_SHAPES)
         self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
@@ -243,7 +247,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, padding: Padding = "symmetric") -> None:
         super().__init__()
-        self.padding = padding
+        self.padding = known(padding, "padding", get_args(Padding))
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if padding == "symmetric" else 0)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:

@@ -60,9 +60,7 @@ def tiny(
     width, inner = 4 * channels, norm(32, least=4)
     attention = [False] * (len(multipliers) - 1) + [True]
     parts = Parts(
-        block=partial(
-            ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=True, zero=zero_init
-        ),
+        block=partial(ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=True, zero=zero_init),
         attention=lambda c: Attention(c, heads_of(c, head_width), norm=inner, zero=zero_init),
         down=Downsample,
         up=Upsample,

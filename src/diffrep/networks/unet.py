@@ -26,8 +26,8 @@ P = ParamSpec("P")
 class Place(NamedTuple):
     """A place in a network that can be read: the output of submodule `module`.
 
-    `resolution` is (height, width), None for the vector `time`. `attention` says whether the block ends in
-    attention. `aliases` are the official program's names for the same value.
+    `resolution` is (height, width), None for the vector `time`. `attention` says whether the block has attention.
+    `aliases` are the official program's names for the same value.
     """
 
     name: str
@@ -127,8 +127,7 @@ class Shape:
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ValueError(
-                f"{len(self.widths)} multipliers but {len(self.attention)} attention flags: "
-                "give one of each per level"
+                f"{len(self.widths)} multipliers but {len(self.attention)} attention flags: give one of each per level"
             )
         if self.blocks < 1:
             raise ValueError(f"blocks is {self.blocks}, but a level needs at least 1")
@@ -214,9 +213,7 @@ class UNet(nn.Module):
         self.head = head
         self._table = _table(body, self.time_width, aliases or {})
 
-    def forward(
-        self, x: Tensor, time: Tensor, y: Tensor | None = None, *, augment: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, augment: Tensor | None = None) -> Tensor:
         """Run the network.
 
         Args:
