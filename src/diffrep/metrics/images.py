@@ -90,13 +90,9 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Check that two batches of images can be compared; half precision is computed in float32."""
     for x in (a, b):
         if not x.is_floating_point():
-            raise InputError(
-                f"images of type {x.dtype} cannot be compared", "give floats: divide bytes by 255"
-            )
+            raise InputError(f"images of type {x.dtype} cannot be compared", "give floats: divide bytes by 255")
         if x.ndim != 4:
-            raise InputError(
-                f"images of shape {tuple(x.shape)}, expected (B, C, H, W)", "add a batch dimension"
-            )
+            raise InputError(f"images of shape {tuple(x.shape)}, expected (B, C, H, W)", "add a batch dimension")
     if a.shape != b.shape:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise InputError(f"images of shape {shapes} cannot be compared", "give both the same shape")

@@ -87,9 +87,7 @@ def proportion_interval(proportion: float, count: int, confidence: float = 0.95)
         (0.924, 0.967)
     """
     if count < 1 or not 0 <= proportion <= 1:
-        raise InputError(
-            f"no interval for a proportion of {proportion} of {count}", "give a fraction in [0, 1]"
-        )
+        raise InputError(f"no interval for a proportion of {proportion} of {count}", "give a fraction in [0, 1]")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     centre = (proportion + z * z / (2 * count)) / (1 + z * z / count)
     spread = math.sqrt(proportion * (1 - proportion) / count + (z / (2 * count)) ** 2)

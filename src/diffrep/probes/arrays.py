@@ -146,8 +146,6 @@ def _tensor(values: ArrayIn) -> Tensor:
         return out.cpu() if out.device.type == "mps" else out  # no float64 there
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"values of type {array.dtype}, expected numbers", "give class numbers and numeric features"
-        )
+        raise InputError(f"values of type {array.dtype}, expected numbers", "give class numbers and numeric features")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(np.require(native, requirements=["C", "W"]))

@@ -113,9 +113,7 @@ class Probe(ABC):
         """
         for name, value in params.items():
             if name not in self.get_params():
-                raise UsageError(
-                    f'{type(self).__name__} has no parameter "{name}"', nearest(name, self.get_params())
-                )
+                raise UsageError(f'{type(self).__name__} has no parameter "{name}"', nearest(name, self.get_params()))
             setattr(self, name, value)
         return self
 
@@ -214,9 +212,7 @@ class Probe(ABC):
             InputError: the state is of another probe, or tensors are missing.
         """
         if state.probe != cls.__name__:
-            raise InputError(
-                f"a state of {state.probe} is no {cls.__name__}", "use diffrep.probes.from_state"
-            )
+            raise InputError(f"a state of {state.probe} is no {cls.__name__}", "use diffrep.probes.from_state")
         missing = [name for name in ("classes_", *cls.learned) if name not in state.tensors]
         if missing:
             raise InputError(f"the probe's file lacks {', '.join(missing)}", "write it again with state()")
@@ -251,7 +247,4 @@ def best(scores: Sequence[float]) -> int:
 
 def plain(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters as JSON has them: sequences become lists, everything else is kept."""
-    return {
-        k: [float(x) for x in v] if not isinstance(v, int | float | str | None) else v
-        for k, v in params.items()
-    }
+    return {k: [float(x) for x in v] if not isinstance(v, int | float | str | None) else v for k, v in params.items()}

@@ -1,15 +1,15 @@
-"""What choosing and few-label runs need of a set of features, and the checks that keep two sets comparable."""
+"""What selection and few-label runs need of a set of features, and the checks that keep sets comparable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from diffrep.errors import InputError, UsageError, nearest
 from diffrep.probes.arrays import ArrayIn
+from diffrep.probes.arrays import features as checked_features
 from diffrep.probes.arrays import labels as checked_labels
 
 SHARED = ("model", "pool", "precision")  # parts of a feature protocol that must not differ between splits
@@ -53,14 +53,24 @@ def labels_of(part: Features, role: str) -> Tensor:
 
 
 def rows_of(part: Features, name: str, role: str) -> Tensor:
-    """Features (N, D) of a split by name, unchecked.
+    """Features (N, D) of a split by name, checked.
 
     Errors:
-        UsageError: no such feature.
+        UsageError: no such feature. InputError: NaN, infinity or another shape.
+    """
+    check_name(part, name, role)
+    values: ArrayIn = part[name]
+    return checked_features(values)
+
+
+def check_name(part: Features, name: str, role: str) -> None:
+    """Refuse a feature that a split lacks.
+
+    Errors:
+        UsageError: naming the nearest one that it has.
     """
     if name not in part.names:
         raise UsageError(f'the {role} features lack "{name}"', nearest(name, part.names))
-    return torch.as_tensor(part[name])
 
 
 def check_comparable(parts: dict[str, Features]) -> None:

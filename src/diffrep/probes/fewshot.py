@@ -9,7 +9,6 @@ import numpy as np
 
 from diffrep.errors import UsageError
 from diffrep.metrics import mean_interval
-from diffrep.probes.arrays import features as checked_features
 from diffrep.probes.base import Probe
 from diffrep.probes.feature_sets import Features, check_comparable, labels_of, protocol_of, rows_of
 from diffrep.probes.folds import few_labels
@@ -22,8 +21,8 @@ class FewShot:
     Attributes:
         mean: mean accuracy, a fraction.
         std: standard deviation between draws (n - 1); 0 for one draw.
-        interval: Student's 95 % interval of the mean, over draws of labels; None for one draw. The test images are
-            the same in every draw, so chance in them is not in it.
+        interval: Student's 95 % interval of the mean, over draws of labels; None for one draw. Chance in the
+            test images, the same in every draw, is not in it.
         scores: one accuracy per draw.
         penalties: the penalty that each draw chose; None without one.
         protocol: every choice that the numbers depend on, JSON-able.
@@ -54,8 +53,8 @@ def few_shot(
 ) -> FewShot:
     """Fit on `per_class` labels of each class, test, and repeat with other draws of labels.
 
-    A probe that chooses its penalty does so within each draw, so no other label helps it. The draws depend on the
-    labels and the seed alone: another model's features of the same images get the same draws, and compare in pairs.
+    A probe that chooses its penalty does so within each draw, so no other label helps it. The draws depend on
+    the labels and the seed alone: another model's features of the same images get the same draws.
 
     Args:
         probe: what to fit; it is copied, not changed.
@@ -79,9 +78,7 @@ def few_shot(
         raise UsageError(f"draws={draws}", "give 1 or more; 20 is usual")
     check_comparable({"train": train, "test": test})
     y, truth = labels_of(train, "train"), labels_of(test, "test")
-    x, held = (
-        checked_features(rows_of(part, name, role)) for part, role in ((train, "train"), (test, "test"))
-    )
+    x, held = (rows_of(part, name, role) for part, role in ((train, "train"), (test, "test")))
     scores, penalties, fitted = [], [], probe
     for draw in range(draws):
         chosen = few_labels(y, per_class, draw, seed)

@@ -93,9 +93,7 @@ class RidgeProbe(Probe):
         return 0 <= value < float("inf")
 
 
-def _hits_of_features(
-    x: Tensor, target: Tensor, masks: list[Tensor], penalties: list[float], classes: int
-) -> Tensor:
+def _hits_of_features(x: Tensor, target: Tensor, masks: list[Tensor], penalties: list[float], classes: int) -> Tensor:
     """Correct held-out predictions per penalty (P,); the folds share the sums of their gram matrices."""
     shift = chunked_mean(x)
     rest = ~torch.stack(masks).any(0) if masks else torch.ones_like(target, dtype=torch.bool)
@@ -110,9 +108,7 @@ def _hits_of_features(
     return hits
 
 
-def _hits_of_images(
-    x: Tensor, target: Tensor, masks: list[Tensor], penalties: list[float], classes: int
-) -> Tensor:
+def _hits_of_images(x: Tensor, target: Tensor, masks: list[Tensor], penalties: list[float], classes: int) -> Tensor:
     """The same where there are more features than images: gram matrices of images."""
     hits = x.new_zeros(len(penalties), dtype=torch.float64)
     for held in masks:

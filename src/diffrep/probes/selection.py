@@ -1,6 +1,7 @@
 """Choosing a tap and level: on validation images or by cross-validation, never on the test set.
 
-The official DDAE program reads the best cell of its grid off the test accuracy; here only the winner is tested.
+The official DDAE program reads the best cell of its grid off the test accuracy; here the winner alone is
+tested.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from torch import Tensor
 
 from diffrep.errors import InputError, UsageError
 from diffrep.metrics import proportion_interval
-from diffrep.probes.arrays import features as checked_features
 from diffrep.probes.base import Probe, best
-from diffrep.probes.feature_sets import Features, check_comparable, labels_of, protocol_of, rows_of
+from diffrep.probes.feature_sets import (
+    Features,
+    check_comparable,
+    check_name,
+    labels_of,
+    protocol_of,
+    rows_of,
+)
 from diffrep.probes.folds import stratified_folds
 
 Progress = Callable[[int, int], None]
@@ -73,52 +80,36 @@ def select(
 ) -> Selection:
     """Choose the feature whose probe validates best, and test that one probe.
 
-    Without `cv` each probe is fitted on train, chooses its own penalty there if it is to, and is compared on val;
-    the winner is tested as it is. With `cv` feature and penalty are chosen together, by the accuracy over the folds
-    of train and val together, and the winner is fitted once more on both. Equal scores: the first name in
-    alphabetical order, and the stronger penalty. Test features of other names are never read.
+    Without `cv` each probe is fitted on train, where it may choose its penalty, and compared on val; the winner
+    is tested as it is. With `cv` feature and penalty are chosen together over folds of train and val, and the
+    winner is fitted once more on both. Of equals: the first name in the alphabet, the stronger penalty.
 
     Args:
         probe: what to fit; it is copied, not changed.
         train: features to fit on; a `FeatureSet`, or anything with `names`, `labels` and `[name]`.
         val: features to choose on; may be None with `cv`.
         test: features to report on.
-        cv: number of stratified folds, or None to choose on val. With few validation images cv chooses better.
-        names: which features compete; all of train's without it.
+        cv: number of stratified folds, or None to choose on val; with few images cv chooses better.
+        names: which features compete; None: all of train's.
         seed: of the folds.
         progress: called with (done, total) after each feature.
 
-    Returns:
-        A `Selection`.
-
     Errors:
-        UsageError: no val and no cv, or an unknown name. InputError: no labels, or splits of different models.
+        UsageError: no val and no cv, or an unknown name. InputError: no labels, or splits of other models.
 
     Example:
-        >>> selection = select(RidgeProbe(), train, val, test, cv=5)   # doctest: +SKIP
-        >>> selection.name, selection.score                            # doctest: +SKIP
+        >>> select(RidgeProbe(), train, val, test, cv=5).score   # doctest: +SKIP
     """
     if val is None and cv is None:
         raise UsageError("nothing to choose on: no validation features and no cv", "give val, or cv=5")
     splits = Splits.of({"train": train, "validation": val, "test": test})
-    cells = sorted(set(train.names if names is None else names))
-    if not cells:
-        raise InputError("no features to choose from", "extract some, or give their names")
+    cells = splits.cells(train.names if names is None else names)
     judge = _on_validation(probe, splits) if cv is None else _by_folds(probe, splits, cv, seed)
-    judged = []
-    for done, cell in enumerate(cells, 1):
-        judged.append(judge(cell))
-        if progress is not None:
-            progress(done, len(cells))
-    winner = best([accuracy for accuracy, _ in judged])
-    name, (validation, fitted) = cells[winner], judged[winner]
+    table, name, fitted = _winner(judge, cells, progress)
     if cv is not None:
         fitted.fit(splits.rows(name, SEEN), splits.labels(SEEN))
     score = fitted.score(splits.rows(name, ["test"]), splits.labels(["test"]))
-    table = [
-        {"name": cell, "validation": accuracy, "penalty": _penalty(chosen), "selected": i == winner}
-        for i, (cell, (accuracy, chosen)) in enumerate(zip(cells, judged, strict=True))
-    ]
+    validation = next(row["validation"] for row in table if row["selected"])
     choices = {"probe": fitted.protocol(), "probe_given": repr(probe), "candidates": len(cells), "seed": seed}
     return Selection(name, score, validation, table, fitted, {**choices, **_protocol(splits, cv)})
 
@@ -126,7 +117,22 @@ def select(
 SEEN = ("train", "validation")  # roles that may be looked at while choosing
 
 Judge = Callable[[str], tuple[float, Probe]]
-"""A feature's name -> its validation accuracy, and the probe: fitted on train, or to be fitted on all of `SEEN`."""
+"""A feature's name -> its validation accuracy, and the probe, fitted on train or to be fitted on `SEEN`."""
+
+
+def _winner(judge: Judge, cells: Sequence[str], progress: Progress | None) -> tuple[list[dict[str, Any]], str, Probe]:
+    """Judge every feature; return the table, the first of the best names and its probe."""
+    table: list[dict[str, Any]] = []
+    name, highest, kept = cells[0], -1.0, None
+    for done, cell in enumerate(cells, 1):
+        accuracy, fitted = judge(cell)
+        if kept is None or accuracy > highest:  # only one probe is kept: neighbours hold their training set
+            name, highest, kept = cell, accuracy, fitted
+        table.append({"name": cell, "validation": accuracy, "penalty": _penalty(fitted)})
+        if progress is not None:
+            progress(done, len(cells))
+    assert kept is not None
+    return [{**row, "selected": row["name"] == name} for row in table], name, kept
 
 
 @dataclass(frozen=True)
@@ -143,23 +149,31 @@ class Splits:
         check_comparable(given)
         return cls(given, {role: labels_of(part, role) for role, part in given.items()})
 
+    def cells(self, names: Sequence[str]) -> list[str]:
+        """The names that compete, in alphabetical order; every split must have them all."""
+        cells = sorted({names} if isinstance(names, str) else set(names))
+        if not cells:
+            raise InputError("no features to choose from", "extract some, or give their names")
+        for role, part in self.parts.items():
+            for name in cells:
+                check_name(part, name, role)
+        return cells
+
     def labels(self, roles: Sequence[str]) -> Tensor:
         """Labels of several roles, one after the other (N,)."""
         return torch.cat([self.truth[role] for role in roles if role in self.truth])
 
     def rows(self, name: str, roles: Sequence[str]) -> Tensor:
         """A feature of several roles, one after the other (N, D), checked."""
-        found = [checked_features(rows_of(self.parts[r], name, r)) for r in roles if r in self.parts]
+        found = [rows_of(self.parts[r], name, r) for r in roles if r in self.parts]
         if len({x.shape[1] for x in found}) > 1:
             widths = ", ".join(str(x.shape[1]) for x in found)
-            raise InputError(
-                f'feature "{name}" has {widths} columns in {", ".join(roles)}', "extract all alike"
-            )
+            raise InputError(f'feature "{name}" has {widths} columns in {", ".join(roles)}', "extract all alike")
         return torch.cat(found)
 
 
 def _on_validation(probe: Probe, splits: Splits) -> Judge:
-    """Fit on train, where the penalty is chosen by cross-validation if it is to be, and score on validation."""
+    """Fit on train, where the probe may choose its penalty, and score on validation."""
 
     def judge(name: str) -> tuple[float, Probe]:
         fitted = type(probe)(**probe.get_params()).fit(splits.rows(name, ["train"]), splits.labels(["train"]))
