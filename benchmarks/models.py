@@ -16,11 +16,13 @@ def ddae_unet() -> Denoiser:
 
 def pdae_unet() -> Denoiser:
     """An ADM-shaped U-Net, base 64, multipliers 1, 2, 4, 8, at 64x64: PDAE's smaller 64-pixel shape."""
-    return _denoiser({"layout": "adm", "channels": 64, "multipliers": [1, 2, 4, 8], "attention": [False, False, True, False]}, 3, 64)
+    return _denoiser(
+        {"layout": "adm", "channels": 64, "multipliers": [1, 2, 4, 8], "attention": [False, False, True, False]}, 3, 64
+    )
 
 
 def images(n: int, size: int) -> torch.Tensor:
-    """n images of noise in the model's range."""
+    """N images of noise in the model's range."""
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 
 

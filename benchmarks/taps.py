@@ -21,4 +21,6 @@ def rows() -> list[Row]:
     def with_taps() -> None:
         read(denoiser, x, level, "dec.*")
 
-    return [compare_cost("12 taps in one pass", ("a pass without taps", without), ("a pass with 12 taps", with_taps), 1.05)]
+    return [
+        compare_cost("12 taps in one pass", ("a pass without taps", without), ("a pass with 12 taps", with_taps), 1.05)
+    ]

@@ -97,7 +97,9 @@ def table(rows: list[Row]) -> str:
 def write(rows: list[Row], path: Path) -> None:
     """JSON with the conditions."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**conditions(), "rows": [asdict(r) | {"holds": r.holds} for r in rows]}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({**conditions(), "rows": [asdict(r) | {"holds": r.holds} for r in rows]}, indent=1) + "\n"
+    )
 
 
 def _cpu(function: Callable[[], Any]) -> float:

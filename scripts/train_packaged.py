@@ -18,14 +18,12 @@ import torch
 from diffrep import data, formats, networks
 from diffrep.autoencoder import ShiftAutoencoder, ShiftObjective
 from diffrep.denoiser import Denoiser, InputSpec
-from diffrep.formats.folder import build_network
 from diffrep.randomness import seed_of
 from diffrep.schedules import DiscreteSchedule
 from diffrep.training import DenoisingObjective, TrainConfig, load_checkpoint, train
 from diffrep.training.validation import validation
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "diffrep" / "weights"
-LICENSE = "Apache-2.0; the images are scikit-learn's `load_digits` (UCI Optical Recognition of Handwritten Digits, CC BY 4.0)."
 
 
 def ddpm(steps: int, seed: int) -> tuple[Denoiser, DenoisingObjective, TrainConfig]:
@@ -35,8 +33,16 @@ def ddpm(steps: int, seed: int) -> tuple[Denoiser, DenoisingObjective, TrainConf
         network = networks.build({"layout": "tiny", "dropout": 0.05})
     denoiser = Denoiser(network, schedule=DiscreteSchedule.linear(), input=InputSpec(1, 8))
     config = TrainConfig(
-        steps, learning_rate=1e-3, warmup_steps=100, cosine_to=0.02, ema="ramp", ema_decay=0.999, precision="bf16",
-        seed=seed, validate_every=250, checkpoint_every=500,
+        steps,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        cosine_to=0.02,
+        ema="ramp",
+        ema_decay=0.999,
+        precision="bf16",
+        seed=seed,
+        validate_every=250,
+        checkpoint_every=500,
     )
     return denoiser, DenoisingObjective(denoiser), config
 
@@ -45,8 +51,16 @@ def pdae(steps: int, seed: int) -> tuple[ShiftAutoencoder, ShiftObjective, Train
     """A fresh autoencoder on the frozen ddpm-digits, its objective and its recipe."""
     model = ShiftAutoencoder.fresh(formats.load("ddpm-digits"), code_dim=32, seed=seed)
     config = TrainConfig(
-        steps, learning_rate=2e-3, warmup_steps=100, cosine_to=0.02, ema="ramp", ema_decay=0.999, precision="bf16",
-        seed=seed, validate_every=250, checkpoint_every=500,
+        steps,
+        learning_rate=2e-3,
+        warmup_steps=100,
+        cosine_to=0.02,
+        ema="ramp",
+        ema_decay=0.999,
+        precision="bf16",
+        seed=seed,
+        validate_every=250,
+        checkpoint_every=500,
     )
     return model, ShiftObjective(model), config
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.stub import StubNetwork
 
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec
 from diffrep.errors import InputError, UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule
+from tests.stub import StubNetwork
 
 
 def make(**settings):
@@ -20,7 +20,9 @@ def images(n=3, channels=1):
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0", "v", "flow", "edm"])
-@pytest.mark.parametrize("schedule", [DiscreteSchedule.linear(), EDMSchedule(), FlowSchedule()], ids=["vp", "ve", "flow"])
+@pytest.mark.parametrize(
+    "schedule", [DiscreteSchedule.linear(), EDMSchedule(), FlowSchedule()], ids=["vp", "ve", "flow"]
+)
 def test_the_same_images_in_three_conventions_get_the_same_answer(parameterization, schedule):
     denoiser = make(parameterization=parameterization, schedule=schedule)
     x0, eps = images(), images().flip(0)

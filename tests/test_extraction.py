@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.stub import StubNetwork
 
 from diffrep import data
 from diffrep.denoiser import Denoiser, InputSpec
@@ -14,6 +13,7 @@ from diffrep.extraction import extract, extract_to
 from diffrep.feature_set import FeatureSet, read_parquet
 from diffrep.schedules import DiscreteSchedule
 from diffrep.tap_features import TapFeatures
+from tests.stub import StubNetwork
 
 
 @pytest.fixture

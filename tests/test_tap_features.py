@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.stub import StubNetwork
 
 from diffrep.denoiser import Denoiser, InputSpec
 from diffrep.errors import InputError, UsageError
@@ -10,6 +9,7 @@ from diffrep.noise import NoiseLevel
 from diffrep.schedules import DiscreteSchedule
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import read
+from tests.stub import StubNetwork
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.stub import StubNetwork
 
 from diffrep.denoiser import Denoiser, InputSpec
 from diffrep.errors import UsageError
 from diffrep.schedules import DiscreteSchedule
 from diffrep.taps import read, resolve, tapped
+from tests.stub import StubNetwork
 
 
 @pytest.fixture
@@ -21,7 +21,11 @@ def x():
 
 
 def test_taps_are_known_before_any_pass(denoiser):
-    assert [(t.name, t.channels, t.resolution) for t in denoiser.taps] == [("enc.1", 16, 8), ("mid", 16, 8), ("dec.1", 1, 8)]
+    assert [(t.name, t.channels, t.resolution) for t in denoiser.taps] == [
+        ("enc.1", 16, 8),
+        ("mid", 16, 8),
+        ("dec.1", 1, 8),
+    ]
     assert denoiser.network.calls == 0
 
 
@@ -66,7 +70,7 @@ def test_names_globs_and_aliases(denoiser, x):
     maps = read(denoiser, x, denoiser.schedule.at(1), ["official_middle", "time"])
     assert list(maps) == ["time", "official_middle"]
     assert maps["time"].shape == (2, 16)
-    with pytest.raises(UsageError, match='did you mean "enc.1"'):
+    with pytest.raises(UsageError, match=r'did you mean "enc\.1"'):
         resolve(denoiser, "enc.9")
     with pytest.raises(UsageError, match="unknown tap"):
         resolve(denoiser, "foo.*")

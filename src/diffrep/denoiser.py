@@ -142,7 +142,8 @@ class Denoiser(nn.Module):
         self.labels = labels
         self.sigma_data = sigma_data
         self.source = source
-        places = network.places((input.size, input.size)) if hasattr(network, "places") else ()
+        table: Callable[[tuple[int, int]], Sequence[Any]] = getattr(network, "places", lambda size: ())
+        places = table((input.size, input.size))
         self.places: dict[str, str] = {p.name: p.module for p in places}
         self.taps: tuple[Tap, ...] = tuple(
             Tap(p.name, p.channels, p.resolution[0], p.attention, tuple(p.aliases)) for p in places if p.resolution
@@ -157,7 +158,8 @@ class Denoiser(nn.Module):
             y: class labels (B,) or one for all; "none" leaves the class embedding out.
 
         Errors:
-            InputError: wrong number of channels. UsageError: wrong level shape, level outside the schedule, wrong label.
+            InputError: wrong number of channels. UsageError: wrong level shape, level outside
+                the schedule, wrong label.
         """
         self._check(x_t, level)
         own = self.schedule.convert(level)
@@ -172,7 +174,9 @@ class Denoiser(nn.Module):
         prediction = Prediction(x_own, own, kind, value, log_variance=log_variance)
         return prediction if same else prediction.at(x_t, level)
 
-    def _evaluate(self, x: Tensor, level: NoiseLevel, time: Tensor, y: Tensor | None) -> tuple[str, Tensor, Tensor | None]:
+    def _evaluate(
+        self, x: Tensor, level: NoiseLevel, time: Tensor, y: Tensor | None
+    ) -> tuple[str, Tensor, Tensor | None]:
         dtype = next(iter(self.network.parameters()), x).dtype
         if self.parameterization != "edm":
             value, log_variance = self._split(self.network(x.to(dtype), time, y).to(x.dtype))
@@ -205,7 +209,10 @@ class Denoiser(nn.Module):
             if spec.null is None:
                 return None
             y = spec.null
-        labels = torch.as_tensor(y, dtype=torch.long, device=x.device).expand(len(x))
+        labels = torch.as_tensor(y, dtype=torch.long, device=x.device)
+        if labels.shape not in ((), (1,), (len(x),)):
+            raise UsageError(f"labels of shape {tuple(labels.shape)} for {len(x)} images", "give one, or one per image")
+        labels = labels.expand(len(x))
         highest = max(spec.num_classes - 1, spec.null or 0)
         if bool((labels < 0).any()) or bool((labels > highest).any()):
             raise UsageError(f"labels run from {int(labels.min())} to {int(labels.max())}", f"expected 0..{highest}")
@@ -219,7 +226,8 @@ class Denoiser(nn.Module):
             )
         if level.shape not in ((), (len(x_t),)):
             raise UsageError(
-                f"a level of shape {tuple(level.shape)} for {len(x_t)} images", "expected () or one per image; iterate over more"
+                f"a level of shape {tuple(level.shape)} for {len(x_t)} images",
+                "expected () or one per image; iterate over more",
             )
         self.schedule.check(level)
 
@@ -253,7 +261,7 @@ class Denoiser(nn.Module):
 
     @property
     def identity(self) -> str:
-        """sha256 over config and weights (sorted name, shape, float32 bytes): the same for any precision of the file."""
+        """sha256 over config and weights (sorted name, shape, float32 bytes); a file's precision does not matter."""
         parts = {k: v for k, v in self.config().items() if k != "sampling"}
         digest = hashlib.sha256(json.dumps(_plain(parts), sort_keys=True).encode())
         for name, tensor in sorted(self.network.state_dict().items()):

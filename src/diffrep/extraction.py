@@ -91,7 +91,11 @@ def extract_to(
         files += _stored(features, dataset, folder, batch_size, _shifted(progress, done, total))
         done += len(dataset)
     first = next(iter(fitted.values()))
-    protocol = {**protocol_of(features, first), "split": list(fitted), "data_revision": {k: d.revision for k, d in fitted.items()}}
+    protocol = {
+        **protocol_of(features, first),
+        "split": list(fitted),
+        "data_revision": {k: d.revision for k, d in fitted.items()},
+    }
     with atomic_path(target) as temporary:
         write_tables(temporary, map(_table, files), protocol, first.class_names)
     shutil.rmtree(work, ignore_errors=True)
@@ -100,7 +104,12 @@ def extract_to(
 
 def protocol_of(features: TapFeatures, dataset: Dataset) -> dict[str, Any]:
     """Everything that the features of a data set depend on; also the key of the cache."""
-    data = {"data": dataset.source, "data_revision": dataset.revision, "split": dataset.split, "transform": dataset.transform}
+    data = {
+        "data": dataset.source,
+        "data_revision": dataset.revision,
+        "split": dataset.split,
+        "transform": dataset.transform,
+    }
     return {**features.protocol(), **data, "images": len(dataset)}
 
 
@@ -123,15 +132,15 @@ def _stored(
         part = dataset.subset(np.arange(start, min(start + PART, len(dataset))))
         if not path.exists():
             inner = _shifted(progress, start, len(dataset))
-            write_parquet(path, [_join(list(_parts(features, part, batch_size, inner)), protocol_of(features, dataset))])
+            write_parquet(
+                path, [_join(list(_parts(features, part, batch_size, inner)), protocol_of(features, dataset))]
+            )
         elif progress:
             progress(start + len(part), len(dataset))
         yield path
 
 
-def _parts(
-    features: TapFeatures, dataset: Dataset, batch_size: int, progress: Progress | None
-) -> Iterator[FeatureSet]:
+def _parts(features: TapFeatures, dataset: Dataset, batch_size: int, progress: Progress | None) -> Iterator[FeatureSet]:
     device, spec = features.base.device, features.base.input
     for start in range(0, len(dataset), batch_size):
         rows = slice(start, min(start + batch_size, len(dataset)))
@@ -139,7 +148,9 @@ def _parts(
         x0 = to_tensor(dataset.images[rows], spec.range, device)
         arrays = {name: value.cpu().numpy() for name, value in features(x0, ids=ids).items()}
         labels = None if dataset.labels is None else np.asarray(dataset.labels[rows], np.int64)
-        yield FeatureSet(arrays, labels, tuple(dataset.class_names), list(ids), dataset.split, {}, list(dataset.paths[rows]))
+        yield FeatureSet(
+            arrays, labels, tuple(dataset.class_names), list(ids), dataset.split, {}, list(dataset.paths[rows])
+        )
         if progress:
             progress(rows.stop, len(dataset))
 

@@ -108,9 +108,7 @@ def write_parquet(path: Path, parts: Sequence[FeatureSet]) -> Path:
     return path
 
 
-def write_tables(
-    path: Path, tables: Iterator[pa.Table], protocol: dict[str, Any], class_names: Sequence[str]
-) -> None:
+def write_tables(path: Path, tables: Iterator[pa.Table], protocol: dict[str, Any], class_names: Sequence[str]) -> None:
     """Stream Arrow tables of one schema into a Parquet file, with protocol, model and class names in its metadata."""
     import pyarrow.parquet as pq
 
@@ -168,5 +166,11 @@ def _of_split(
     raw = chosen["label"].to_pylist()
     labels = None if all(label is None for label in raw) else np.array([-1 if v is None else v for v in raw], np.int64)
     return FeatureSet(
-        arrays, labels, class_names, chosen["id"].to_pylist(), split, {**protocol, "split": split}, chosen["path"].to_pylist()
+        arrays,
+        labels,
+        class_names,
+        chosen["id"].to_pylist(),
+        split,
+        {**protocol, "split": split},
+        chosen["path"].to_pylist(),
     )

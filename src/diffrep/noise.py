@@ -35,7 +35,8 @@ class NoiseLevel:
     sigma: Tensor
 
     def __init__(self, alpha: Tensor | float, sigma: Tensor | float) -> None:
-        a, s = torch.broadcast_tensors(_tensor(alpha), _tensor(sigma))
+        a, s = _tensor(alpha), _tensor(sigma)
+        a, s = a.expand_as(a * s), s.expand_as(a * s)
         if a.ndim > 1:
             raise UsageError(f"a noise level has shape {tuple(a.shape)}", "expected () or one axis: (B,) or (K,)")
         if bool((a < 0).any()) or bool((s < 0).any()):
@@ -88,10 +89,12 @@ class NoiseLevel:
         shape = self.shape if not self.shape else (*self.shape, *[1] * (x.ndim - 1))
         if self.shape and self.shape[0] not in (1, x.shape[0]):
             raise UsageError(
-                f"{self.shape[0]} noise levels for {x.shape[0]} images", "give one level, or one per image; iterate over more"
+                f"{self.shape[0]} noise levels for {x.shape[0]} images",
+                "give one level, or one per image; iterate over more",
             )
-        to = {"dtype": x.dtype if x.is_floating_point() else torch.float32, "device": x.device}
-        return self.alpha.to(**to).reshape(shape), self.sigma.to(**to).reshape(shape)
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        alpha, sigma = (part.to(x.device, dtype).reshape(shape) for part in (self.alpha, self.sigma))
+        return alpha, sigma
 
     def to(self, device: torch.device | str) -> NoiseLevel:
         """The same level on another device."""
@@ -119,7 +122,8 @@ class NoiseLevel:
 def stack(levels: list[NoiseLevel]) -> NoiseLevel:
     """Join single levels and rows of levels into one row (K,)."""
     return NoiseLevel(
-        torch.cat([level.alpha.reshape(-1) for level in levels]), torch.cat([level.sigma.reshape(-1) for level in levels])
+        torch.cat([level.alpha.reshape(-1) for level in levels]),
+        torch.cat([level.sigma.reshape(-1) for level in levels]),
     )
 
 

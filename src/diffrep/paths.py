@@ -38,7 +38,7 @@ def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> No
 def karras_sigmas(position: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     """Karras et al. 2022, eq. 5: sigma at `position` in [0, 1] from sigma_min to sigma_max, float64."""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return (low + position.double() * (high - low)) ** rho
+    return torch.pow(low + position.double() * (high - low), rho)
 
 
 def pdae(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:

@@ -78,7 +78,7 @@ class Prediction:
 
     @cached_property
     def v(self) -> Tensor:
-        """v = alpha * eps - sigma * x_0 (Salimans and Ho 2022)."""
+        """V = alpha * eps - sigma * x_0 (Salimans and Ho 2022)."""
         return self.value if self.kind == "v" else self._alpha * self.eps - self._sigma * self.x0
 
     @cached_property

@@ -100,9 +100,7 @@ class RunFolder:
             raise UsageError(f'"{self.path}" is a file, not a folder for a run', "choose another folder")
         return self.path.is_dir() and any(self.path.iterdir())
 
-    def _take_over(
-        self, config: Mapping[str, Any], overwrite: bool, resume: bool, may_change: Collection[str]
-    ) -> None:
+    def _take_over(self, config: Mapping[str, Any], overwrite: bool, resume: bool, may_change: Collection[str]) -> None:
         if overwrite and resume:
             raise UsageError("both overwrite and resume were asked for", "choose one of the two")
         if not overwrite and not resume:
@@ -244,7 +242,7 @@ def _same(before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collect
         free = key in may_change or key.rsplit(".", 1)[-1] in may_change
         if not free and old.get(key) != new.get(key):
             raise UsageError(
-                f'the run to resume was started with {key} = {old.get(key)!r}, now it is {new.get(key)!r}',
+                f"the run to resume was started with {key} = {old.get(key)!r}, now it is {new.get(key)!r}",
                 f"use {key} = {old.get(key)!r}, or start a new run in another folder",
             )
 

@@ -8,7 +8,7 @@ the level's convention, by equal log-SNR. Tables are float64 and cast where they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -207,7 +207,9 @@ class EDMSchedule(Schedule):
     def at(self, t: Time) -> NoiseLevel:
         """The level at table index k = 0..steps-1, sigma ascending; fractional indices follow the same formula."""
         k = _times(t, 0, self.steps - 1, "k")
-        return NoiseLevel.from_sigma(paths.karras_sigmas(k / (self.steps - 1), self.sigma_min, self.sigma_max, self.rho))
+        return NoiseLevel.from_sigma(
+            paths.karras_sigmas(k / (self.steps - 1), self.sigma_min, self.sigma_max, self.rho)
+        )
 
     def time_of(self, level: NoiseLevel) -> Tensor:
         """The table index of a level, float64, fractional between the table's levels."""
@@ -263,11 +265,11 @@ class FlowSchedule(Schedule):
         return NoiseLevel(1 - s, s)
 
     def time_of(self, level: NoiseLevel) -> Tensor:
-        """s of a level, float64."""
+        """S of a level, float64."""
         return torch.sigmoid(-level.log_snr / 2)
 
     def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
-        """s uniform or logit-normal, inside the margin."""
+        """S uniform or logit-normal, inside the margin."""
         if self.times == "uniform":
             s = draw.uniform("level") if isinstance(draw, Draw) else torch.rand(n, generator=draw, dtype=torch.float64)
         else:
@@ -296,7 +298,7 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     arguments = dict(config)
     kind = arguments.pop("kind", None)
     clean = arguments.pop("clean", 1.0)
-    makers = {
+    makers: dict[str, Callable[..., Schedule]] = {
         "linear": DiscreteSchedule.linear,
         "cosine": DiscreteSchedule.cosine,
         "discrete": DiscreteSchedule,
@@ -305,7 +307,7 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     }
     if kind not in makers:
         raise UsageError(f'unknown schedule "{kind}"', nearest(str(kind), makers))
-    made: Schedule = makers[kind](**arguments)
+    made = makers[kind](**arguments)
     if isinstance(made, DiscreteSchedule):
         made.clean = clean
     return made

@@ -71,7 +71,9 @@ class TapFeatures:
         return [f"{tap}@{suffix}" for suffix in self._suffixes for tap in self.taps]
 
     @torch.inference_mode()
-    def __call__(self, x0: Tensor, *, noise: Tensor | None = None, ids: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, x0: Tensor, *, noise: Tensor | None = None, ids: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
         """Noise the images, run the denoiser once per level, and pool its taps.
 
         Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,13 +19,13 @@ from diffrep.errors import UsageError, nearest
 from diffrep.noise import NoiseLevel
 
 
-class _LastTapRead(Exception):  # noqa: N818 (not an error: it ends a forward pass)
+class _LastTapRead(Exception):
     """Raised by the hook of the last wanted tap to leave the forward pass."""
 
 
 def base_of(denoiser: nn.Module) -> Denoiser:
     """The innermost denoiser behind wrappers such as `autoencoder.at(z)`; wrappers hold it as `.denoiser`."""
-    inner = denoiser
+    inner: Any = denoiser
     while not isinstance(inner, Denoiser):
         if not hasattr(inner, "denoiser"):
             raise UsageError(f"{type(inner).__name__} has no taps", "taps need a dr.Denoiser or a wrapper around one")
@@ -52,8 +53,8 @@ def resolve(denoiser: nn.Module, names: str | Iterable[str]) -> list[str]:
         if not matches:
             raise UsageError(f'unknown tap "{name}"', nearest(name, [*(t.name for t in base.taps), *aliases, "time"]))
         found.update(dict.fromkeys(matches))
-    order = list(base.places)
-    return sorted(found, key=lambda n: order.index(aliases.get(n, n)))
+    order = {name: k for k, name in enumerate(base.places)}
+    return sorted(found, key=lambda name: order[aliases[name] if name in aliases else name])
 
 
 @contextmanager
@@ -92,7 +93,12 @@ def tapped(denoiser: nn.Module, names: str | Iterable[str], early_exit: bool = T
 
 
 def read(
-    denoiser: nn.Module, x_t: Tensor, level: NoiseLevel, names: str | Iterable[str], *, y: Tensor | int | str | None = None
+    denoiser: nn.Module,
+    x_t: Tensor,
+    level: NoiseLevel,
+    names: str | Iterable[str],
+    *,
+    y: Tensor | int | str | None = None,
 ) -> dict[str, Tensor]:
     """Run the denoiser as far as the last wanted tap and return the maps.
 

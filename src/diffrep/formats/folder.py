@@ -50,9 +50,13 @@ def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Pa
         >>> save(denoiser, "my-model")      # doctest: +SKIP
     """
     target = Path(folder)
-    others = [p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG, CARD, MANIFEST)] if target.is_dir() else []
+    others = (
+        [p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG, CARD, MANIFEST)] if target.is_dir() else []
+    )
     if target.is_file() or others:
-        raise UsageError(f"{target} is no model folder: it holds {', '.join(others[:3]) or 'a file'}", "choose another folder")
+        raise UsageError(
+            f"{target} is no model folder: it holds {', '.join(others[:3]) or 'a file'}", "choose another folder"
+        )
     if isinstance(model, Denoiser):
         config, weights = denoiser_config(model), model.network.state_dict()
     elif isinstance(model, ShiftAutoencoder):
@@ -101,9 +105,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise FormatError(f"{folder / CONFIG} is no JSON: {error}") from error
     if config.get("format") not in (DENOISER, AUTOENCODER):
-        raise FormatError(f'{folder / CONFIG} has format "{config.get("format")}"', f"expected {DENOISER} or {AUTOENCODER}")
+        raise FormatError(
+            f'{folder / CONFIG} has format "{config.get("format")}"', f"expected {DENOISER} or {AUTOENCODER}"
+        )
     if config.get("version") != VERSION:
-        raise FormatError(f"{folder / CONFIG} has version {config.get('version')}", f"this diffrep reads version {VERSION}")
+        raise FormatError(
+            f"{folder / CONFIG} has version {config.get('version')}", f"this diffrep reads version {VERSION}"
+        )
     return dict(config)
 
 
@@ -137,7 +145,9 @@ def check_manifest(folder: Path) -> None:
             raise FormatError(f"{folder / name} is missing", "copy the folder again")
         found = sha256_of(folder / name)
         if found != expected:
-            raise FormatError(f"{folder / name} has changed: sha256 {found[:16]}..., expected {expected[:16]}...", "copy it again")
+            raise FormatError(
+                f"{folder / name} has changed: sha256 {found[:16]}..., expected {expected[:16]}...", "copy it again"
+            )
 
 
 def read_denoiser(folder: Path, schedule: Schedule | None = None, source: str | None = None) -> Denoiser:
@@ -170,8 +180,8 @@ def read_autoencoder(folder: Path, base: Denoiser) -> ShiftAutoencoder:
     expected = config["base"]["identity"]
     if base.identity != expected:
         raise FormatError(
-            f"{folder} was trained on the base {expected[:16]}... ({config['base']['source']}), not on {base.identity[:16]}..."
-            f" ({base.source})",
+            f"{folder} was trained on the base {expected[:16]}... ({config['base']['source']}),"
+            f" not on {base.identity[:16]}... ({base.source})",
             "pass base= with the right model",
         )
     model = ShiftAutoencoder.from_config(config, base)
@@ -199,5 +209,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: Path
     }
     texts = [f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
     if texts:
-        raise FormatError(f"the weights in {source} do not fit their config ({'; '.join(texts)})", "is it another model's file?")
+        raise FormatError(
+            f"the weights in {source} do not fit their config ({'; '.join(texts)})", "is it another model's file?"
+        )
     module.load_state_dict(dict(weights))

@@ -87,7 +87,9 @@ def _path_of(source: str | Path) -> Path:
             return candidate
     if (path / "checkpoints").is_dir():
         raise FormatError(f"the run in {path} has no finished model", "go on with: --resume auto")
-    raise FormatError(f"{source} is nothing that diffrep reads", f"expected a folder with {own.CONFIG} and {own.WEIGHTS}")
+    raise FormatError(
+        f"{source} is nothing that diffrep reads", f"expected a folder with {own.CONFIG} and {own.WEIGHTS}"
+    )
 
 
 def _base(recorded: dict[str, Any], folder: Path, given: Denoiser | str | Path | None) -> Denoiser:
