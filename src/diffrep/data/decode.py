@@ -25,10 +25,9 @@ MAX_PIXELS = 2**26
 """The largest image that is decoded, in pixels (67 million, such as 8192 x 8192); refused from the header above."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI")
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
-    + [".pnm", ".avif", ".jp2", ".j2k", ".qoi", ".heic", ".heif"]
-)
+_JPEG, _TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
+_PLAIN, _OTHER = (".ppm", ".pgm", ".pbm", ".pnm", ".bmp"), (".avif", ".jp2", ".j2k", ".qoi", ".heic", ".heif")
+SUFFIXES = frozenset((*_JPEG, *_TIFF, *_PLAIN, *_OTHER, ".png", ".webp", ".gif"))
 """In lower case: files with another suffix are not taken for images. What Pillow cannot read is a bad record."""
 
 _TURNS = {
@@ -77,9 +76,11 @@ def read_header(path: str) -> Header:
         Unreadable: with the reason.
     """
     with _opened(path) as image:
-        width, height = image.size
-        if _turn(image) in (5, 6, 7, 8):
-            width, height = height, width
+        sideways = _turn(image) in (5, 6, 7, 8)
+        if sideways and image.format == "TIFF":
+            image.load()  # Pillow turns TIFF files itself, and its versions differ in when the size shows it
+            sideways = False
+        width, height = image.size[::-1] if sideways else image.size
         grey = _is_grey_palette(image) if image.mode in ("P", "PA") else image.mode in _GREY_MODES
         return Header(width, height, grey)
 

@@ -43,7 +43,11 @@ def read_all(work: Work[T], paths: Sequence[str], workers: int | None = None) ->
     if count == 1:
         yield from (_attempt(work, path) for path in paths)
         return
-    pool = _Pool(count)
+    try:
+        pool = _Pool(count)
+    except OSError:  # no process can be had: slower, but the same
+        yield from (_attempt(work, path) for path in paths)
+        return
     try:
         yield from pool.map(work, paths)
     finally:
@@ -106,9 +110,14 @@ class _Pool:
     def __init__(self, count: int) -> None:
         self.count = count
         self.idle: SimpleQueue[_Worker] = SimpleQueue()
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix="diffrep-decode")
+        self.made: list[_Worker] = []
         for _ in range(count):
-            self.idle.put(_Worker())
+            self.idle.put(self._new())
+        self.threads = ThreadPoolExecutor(count, thread_name_prefix="diffrep-decode")
+
+    def _new(self) -> _Worker:
+        self.made.append(_Worker())
+        return self.made[-1]
 
     def map(self, work: Work[T], paths: Sequence[str]) -> Iterator[T | Unreadable]:
         """Results in order; a few chunks at a time are under way, so memory stays bounded."""
@@ -126,7 +135,7 @@ class _Pool:
         rows: list[T | Unreadable] = []
         for path in paths:
             single = self._ask(work, [path])
-            rows += single if single is not None else [Unreadable("the decoder crashed", transient=True)]
+            rows += single if single is not None else [Unreadable("the decoder crashed")]
         return rows
 
     def _ask(self, work: Work[T], paths: Sequence[str]) -> list[T | Unreadable] | None:
@@ -139,15 +148,15 @@ class _Pool:
             return worker.ask(work, paths) if worker.can_start() else [_attempt(work, path) for path in paths]
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             worker.close()
-            worker = _Worker()
+            worker = self._new()
             return None
         finally:
             self.idle.put(worker)
 
     def close(self) -> None:
         self.threads.shutdown(wait=True, cancel_futures=True)
-        while not self.idle.empty():
-            self.idle.get().close()
+        for worker in self.made:
+            worker.close()
 
 
 def serve() -> None:
