@@ -96,7 +96,9 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, x0: Tensor) -> Tensor:
         """Images (B, C, H, W) to codes (B, D)."""
-        features = F.adaptive_avg_pool2d(self.layers(x0), self.pool_size)
+        features: Tensor = self.layers(x0)
+        if features.shape[-2:] != (self.pool_size, self.pool_size):
+            features = F.adaptive_avg_pool2d(features, self.pool_size)
         code: Tensor = self.head(features.reshape(len(features), -1))
         return code
 

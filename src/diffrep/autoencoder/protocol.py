@@ -38,3 +38,6 @@ class Autoencoder(Protocol):
 
     def invert(self, x0: Tensor, z: Tensor, *, steps: int = 100) -> Tensor:
         """The x_T from which `decode` rebuilds these images."""
+
+    def interpolate(self, a: Tensor, b: Tensor, *, num_frames: int = 8, steps: int = 50) -> Tensor:
+        """A way from images a to images b, both ends included; the frames come first."""

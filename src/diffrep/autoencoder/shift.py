@@ -7,7 +7,7 @@ from the table of taps alone, so any layout with such taps can carry it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -90,18 +90,8 @@ class ShiftEstimator(nn.Module):
         self.middle = nn.ModuleDict(
             {"first": block(width, width), "attention": attention(width), "last": block(width, width)}
         )
-        self.decoder = nn.ModuleList()
-        following = [*[tap.resolution for tap in reversed(encoder)][1:], encoder[0].resolution]
-        for skip, tap, size in zip(reversed(encoder), decoder, following, strict=True):
-            self.decoder.append(
-                ShiftLevel(
-                    block(width + skip.channels, tap.channels),
-                    attention(tap.channels) if tap.attention else None,
-                    block(tap.channels, tap.channels) if size != skip.resolution else None,
-                )
-            )
-            width = tap.channels
-        self.head = Head(width, channels, kind, zero=True)
+        self.decoder = _levels(encoder, decoder, block, attention)
+        self.head = Head(decoder[-1].channels, channels, kind, zero=True)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -151,6 +141,22 @@ class ShiftLevel(nn.Module):
         if self.attention is not None:
             h = self.attention(h)
         return h if self.up is None else self.up(h, time, code, size)
+
+
+def _levels(
+    encoder: Sequence[Tap],
+    decoder: Sequence[Tap],
+    block: Callable[[int, int], ShiftBlock],
+    attention: Callable[[int], Attention],
+) -> nn.ModuleList:
+    """One `ShiftLevel` per decoder block; skip k is the k-th last encoder map."""
+    levels, skips, width = nn.ModuleList(), [*reversed(encoder)], encoder[-1].channels
+    for skip, tap, following in zip(skips, decoder, [*skips[1:], skips[-1]], strict=True):
+        up = block(tap.channels, tap.channels) if following.resolution != skip.resolution else None
+        attends = attention(tap.channels) if tap.attention else None
+        levels.append(ShiftLevel(block(width + skip.channels, tap.channels), attends, up))
+        width = tap.channels
+    return levels
 
 
 def _numbered(taps: Sequence[Tap], prefix: str) -> list[Tap]:
