@@ -58,7 +58,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("metric", [mse, psnr, ssim])
-def test_what_cannot_be_compared_is_refused(metric) -> None:  # noqa: ANN001
+def test_what_cannot_be_compared_is_refused(metric) -> None:
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(InputError, match="divide bytes by 255"):
         metric((x * 255).byte(), x)

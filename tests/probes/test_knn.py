@@ -9,7 +9,7 @@ from diffrep.probes import KNNProbe, knn
 from tests.probes.stand_in import Digits
 
 
-def plain(x, y, rows, k, temperature):  # noqa: ANN001, ANN201
+def plain(x, y, rows, k, temperature):
     x, rows = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, rows))
     out = []
     for row in rows:

@@ -9,7 +9,7 @@ from diffrep.probes.base import Probe
 from tests.probes.stand_in import Digits
 
 
-def reference(x, y, c):  # noqa: ANN001, ANN201
+def reference(x, y, c):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -88,7 +88,8 @@ class Probe(ABC):
 
     def predict(self, x: ArrayIn) -> Array:
         """Return the most probable class label of each row, (N,) int64."""
-        return like(self.classes_[self._predict(self._checked(x))], x)
+        rows = self._checked(x)
+        return like(self.classes_[self._predict(rows)], x)
 
     def predict_proba(self, x: ArrayIn) -> Array:
         """Return class probabilities in the order of `classes_`, (N, K); rows sum to 1."""

@@ -169,7 +169,7 @@ class Splits:
         if len({x.shape[1] for x in found}) > 1:
             widths = ", ".join(str(x.shape[1]) for x in found)
             raise InputError(f'feature "{name}" has {widths} columns in {", ".join(roles)}', "extract all alike")
-        return torch.cat(found)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _on_validation(probe: Probe, splits: Splits) -> Judge:
