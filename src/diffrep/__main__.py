@@ -1,0 +1,8 @@
+"""`python -m diffrep` is `diffrep`."""
+
+import sys
+
+from diffrep.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

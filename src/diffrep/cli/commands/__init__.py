@@ -1,0 +1,1 @@
+"""One module per command: it checks, calls the library, writes files and reports."""

@@ -1,0 +1,98 @@
+"""`diffrep sample`: images from a denoiser alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from diffrep.cli.common import Session, execute
+from diffrep.cli.configs import SampleConfig
+from diffrep.cli.options import Options
+from diffrep.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffrep.denoiser import Denoiser
+
+
+def sample(config: Annotated[SampleConfig, Parameter(name="*")], options: Options = Options()) -> int:  # noqa: B008
+    """Draw images from a denoiser: OUT/samples.png (a sheet) and OUT/samples.npz (uint8 images, ids).
+
+    Image i belongs to (--seed, i): more images or another batch size leave the first ones as they are.
+    """
+    return execute(config, options, plan=plan, work=work)
+
+
+def plan(config: SampleConfig) -> list[str]:
+    """What would be done."""
+    return [
+        f"draw {config.num} images from {config.model}: {config.sampler}, {config.steps} steps, seed {config.seed}",
+        f"write {config.output_dir}/samples.png and samples.npz",
+    ]
+
+
+def work(session: Session) -> dict[str, Any]:
+    """Draw and write."""
+    import numpy as np
+    import torch
+
+    from diffrep.cli.pictures import write_sheet
+    from diffrep.data import to_uint8
+    from diffrep.files import atomic_path
+    from diffrep.guidance import conditioned
+
+    config: SampleConfig = session.config
+    model = session.model(config.model)
+    if hasattr(model, "encode"):
+        hint = f"sample its base: diffrep sample {model.denoiser.source}"
+        raise UsageError(f'"{config.model}" is an autoencoder without a prior of codes', hint)
+    denoise = model if config.label is None else conditioned(model, config.label)
+    model.schedule.path(config.steps, rule=config.rule)  # a rule or a number of steps that cannot be is refused first
+    session.start()
+    ids, images = [str(i) for i in range(config.num)], []
+    for start in range(0, config.num, config.batch_size):
+        part = ids[start : start + config.batch_size]
+        images.append(
+            draw(
+                denoise,
+                part,
+                config.seed,
+                steps=config.steps,
+                sampler=config.sampler,
+                rule=config.rule,
+                progress=session.reporter.steps(f"images {start + 1} to {start + len(part)}"),
+            ).cpu()
+        )
+    drawn = torch.cat(images)
+    write_sheet(session.folder / "samples.png", drawn)
+    with atomic_path(session.folder / "samples.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, images=to_uint8(drawn), ids=np.array(ids))
+    session.wrote("samples.png", "samples.npz")
+    return {"images": config.num, "steps": config.steps, "sampler": config.sampler, "model": model.identity}
+
+
+def draw(
+    denoiser: Denoiser | Any,  # noqa: ANN401 (a denoiser or a wrapper around one)
+    ids: Sequence[str],
+    seed: int,
+    *,
+    steps: int,
+    sampler: str = "ddim",
+    rule: str | None = None,
+    progress: Callable[..., Any] | None = None,
+) -> Tensor:
+    """Images (B, C, H, W) from noise that belongs to (seed, id)."""
+    from diffrep.randomness import noise_for
+    from diffrep.sampling import SAMPLERS
+    from diffrep.taps import base_of
+
+    base = base_of(denoiser)
+    spec, noise = base.input, noise_for(seed, ids)
+    path = base.schedule.path(steps, rule=rule or base.sampling.rule)
+    start = noise(0, (len(ids), spec.channels, spec.size, spec.size)).to(base.device)
+    if base.schedule.convention != "vp":
+        start = start * float(path[0].sigma)
+    return SAMPLERS[sampler](denoiser, start, path, noise=noise, progress=progress)
