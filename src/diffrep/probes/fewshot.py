@@ -85,17 +85,26 @@ def few_shot(
         fitted = type(probe)(**probe.get_params()).fit(x[chosen.to(x.device)], y[chosen])
         scores.append(fitted.score(held, truth))
         penalties.append(fitted.penalty_)
-    protocol = {
+    protocol = _protocol(probe, fitted, name, (per_class, draws, seed), {"train": train, "test": test})
+    std = float(np.std(scores, ddof=1)) if draws > 1 else 0.0
+    return FewShot(float(np.mean(scores)), std, mean_interval(scores), scores, penalties, protocol)
+
+
+def _protocol(
+    probe: Probe, fitted: Probe, name: str, drawn: tuple[int, int, int], parts: dict[str, Features]
+) -> dict[str, Any]:
+    """What the numbers depend on: the draws, the probe and both splits' features."""
+    per_class, draws, seed = drawn
+    images = {"train": per_class * len(fitted.classes_), "drawn_from": len(parts["train"].labels)}
+    return {
         "metric": "accuracy",
         "feature": name,
         "per_class": per_class,
         "draws": draws,
         "seed": seed,
         "penalty_from": "each draw's own labels",
-        "images": {"train": per_class * len(fitted.classes_), "drawn_from": len(y), "test": len(truth)},
+        "images": {**images, "test": len(parts["test"].labels)},
         "probe": {"probe": type(probe).__name__, "given": repr(probe), "last_draw": fitted.protocol()},
-        "features": {"train": protocol_of(train), "test": protocol_of(test)},
-        "model": protocol_of(train).get("model"),
+        "features": {role: protocol_of(part) for role, part in parts.items()},
+        "model": protocol_of(parts["train"]).get("model"),
     }
-    std = float(np.std(scores, ddof=1)) if draws > 1 else 0.0
-    return FewShot(float(np.mean(scores)), std, mean_interval(scores), scores, penalties, protocol)
