@@ -42,9 +42,7 @@ def compose(
     drawn = [block for name in ("samples", "same_code") for block in pictures[name].sections[0]["blocks"]]
     sections = [
         section("Headline numbers", *_headlines(settings, results)),
-        section(
-            "Samples", *drawn, text="Left out of training, the model draws new digits; a code fixes what they show."
-        ),
+        section("Samples", *drawn, text="The model draws new digits from noise; a code fixes what they show."),
         section("Accuracy by tap and noise level", *_heat_maps(settings, denoiser, probes), text=_how_chosen(settings)),
         section("Probes and their controls", _probe_table(settings, results), text=_why(parts)),
         *rebuilt.sections,
@@ -123,7 +121,7 @@ def _heat_maps(settings: DemoSettings, denoiser: Denoiser, probes: Outcome) -> l
         cells = {split_name(name): accuracy for name, accuracy in grid.items()}
         taps = [tap.name for tap in denoiser.taps if any(tap.name == found for found, _ in cells)]
         levels = sorted({level for _, level in cells}, reverse=True)
-        values = [[cells.get((tap, level)) for level in levels] for tap in taps]
+        values = [[_percent(cells.get((tap, level))) for level in levels] for tap in taps]
         best = max(cells, key=lambda cell: cells[cell])
         drawn.append(
             heat_map(
@@ -132,11 +130,16 @@ def _heat_maps(settings: DemoSettings, denoiser: Denoiser, probes: Outcome) -> l
                 columns,
                 row_title="tap",
                 column_title="log-SNR",
+                format=".1f",
                 chosen=(taps.index(best[0]), levels.index(best[1])),
-                caption="Pooled to the mean." if pool == "mean" else f"Pooled to {pool}.",
+                caption=f"Percent correct, features pooled to {'their mean' if pool == 'mean' else pool}.",
             )
         )
     return drawn
+
+
+def _percent(accuracy: float | None) -> float | None:
+    return None if accuracy is None else 100 * accuracy
 
 
 def _how_chosen(settings: DemoSettings) -> str:

@@ -208,11 +208,15 @@ def strip(array: str, rows: Sequence[str], *, columns: Sequence[str] = (), capti
 
 
 def format_number(value: float, form: str) -> str:
-    """Write a number; 0.911 with ".1%" is "91.1 %".
+    """Write a number; 0.911 with ".1%" is "91.1 %", and what ".4f" would round to one digit or none is "2.8e-05".
 
     Example:
-        >>> format_number(0.911, ".1%")
-        '91.1 %'
+        >>> format_number(0.911, ".1%"), format_number(0.2971, ".4f"), format_number(2.8e-05, ".4f")
+        ('91.1 %', '0.2971', '2.8e-05')
     """
-    written = format(float(value), form)
-    return written[:-1] + " %" if written.endswith("%") else written
+    number = float(value)
+    written = format(number, form)
+    if written.endswith("%"):
+        return written[:-1] + " %"
+    digits = written.lstrip("-0.").replace(".", "")
+    return f"{number:.1e}" if form.endswith("f") and len(digits) < 2 and 0 < abs(number) < 1 else written

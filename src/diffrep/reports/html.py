@@ -166,7 +166,7 @@ def _training(path: Path) -> dict[str, Any] | None:
                 y.append(float(record[name]))
     blocks = [_loss_block(stage, lines) for stage, lines in stages.items()]
     drawn = [block for block in blocks if block["svg"]]
-    return {"title": "Loss", "text": "", "blocks": drawn} if drawn else None
+    return {"title": "Loss curves", "text": "", "blocks": drawn} if drawn else None
 
 
 def _loss_block(stage: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
@@ -198,6 +198,7 @@ def _results(report: Mapping[str, Any]) -> dict[str, Any]:
 def _making(folder: Path, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Small tables of how the run was made: timings, seeds, protocol, versions, configuration."""
     yield from _pairs("Seconds", report.get("seconds"), ".1f")
+    yield from _pairs("Processor seconds", report.get("processor_seconds"), ".1f")
     yield from _pairs("Seeds", report.get("seeds"))
     yield from _pairs("Protocol", report.get("protocol"))
     yield from _pairs("Environment", read_json(folder / "environment.json"))

@@ -29,9 +29,7 @@ def tile(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.ui
         InputError: if the array has another shape or type.
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8 or not len(images):
-        raise InputError(
-            f"images of shape {images.shape} and type {images.dtype}", "expected uint8 (N, H, W, 1 or 3)"
-        )
+        raise InputError(f"images of shape {images.shape} and type {images.dtype}", "expected uint8 (N, H, W, 1 or 3)")
     count, height, width, _ = images.shape
     across = min(columns or count, count)
     down = -(-count // across)

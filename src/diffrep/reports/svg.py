@@ -107,9 +107,7 @@ def _grid(
         drawn.append(f'<path class="tick" d="M{x:.1f} {HEIGHT - BOTTOM}v5"/>')
         anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
         at = min(x, WIDTH - 2) if anchor == "end" else x
-        drawn.append(
-            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="{anchor}">{_number(value)}</text>'
-        )
+        drawn.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="{anchor}">{_number(value)}</text>')
     drawn.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     return drawn
 
