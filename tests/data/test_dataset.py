@@ -44,7 +44,9 @@ def test_the_revision_is_the_content() -> None:
     assert len(make().revision) == 64
 
 
-@pytest.mark.parametrize("images", [np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)]
+)
 def test_images_of_the_wrong_kind(images: np.ndarray) -> None:
     with pytest.raises(InputError, match="expected uint8"):
         data.Dataset(images, ["a", "b"])

@@ -81,7 +81,9 @@ def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path: Path) -> None:
         (np.array([[0, 25700, 65535]], np.int32), [0, 100, 255]),
     ],
 )
-def test_wide_grey_takes_the_smallest_range_that_holds_it(tmp_path: Path, values: np.ndarray, expected: list[int]) -> None:
+def test_wide_grey_takes_the_smallest_range_that_holds_it(
+    tmp_path: Path, values: np.ndarray, expected: list[int]
+) -> None:
     Image.fromarray(values).save(tmp_path / "x.tif")
     assert read_image(str(tmp_path / "x.tif"), None, 1)[0, :, 0].tolist() == expected
 
@@ -175,7 +177,9 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("side", [8193, 12000, 60000])
@@ -222,7 +226,7 @@ def test_broken_files_say_why(tmp_path: Path, content: bytes, reason: str) -> No
     with pytest.raises(Unreadable) as error:
         read_image(str(tmp_path / "x.png"), None, 3)
     assert error.value.reason
-    assert reason in error.value.reason or reason == "cannot be decoded" and "not an image" in error.value.reason
+    assert reason in error.value.reason or (reason == "cannot be decoded" and "not an image" in error.value.reason)
     assert "/" not in error.value.reason.replace("/usr", "")
     assert not error.value.transient
 

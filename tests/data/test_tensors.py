@@ -17,6 +17,7 @@ def test_every_value_comes_back() -> None:
     assert x.dtype == torch.float32
     assert (x.min(), x.max()) == (-1, 1)
     assert (data.to_uint8(x) == images).all()
+    assert torch.equal(data.to_tensor(torch.from_numpy(images)), x)
 
 
 def test_channels_move_and_the_range_is_the_models() -> None:
@@ -44,8 +45,8 @@ def test_read_only_and_mirrored_arrays_without_a_warning() -> None:
         assert (data.to_uint8(data.to_tensor(mirrored)) == mirrored).all()
 
 
-@pytest.mark.parametrize("images", [np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8)])
-def test_what_is_no_image_is_refused(images: np.ndarray) -> None:
+@pytest.mark.parametrize("images", [np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8), torch.zeros(1, 4, 4, 3)])
+def test_what_is_no_image_is_refused(images: np.ndarray | torch.Tensor) -> None:
     with pytest.raises(InputError, match="expected uint8"):
         data.to_tensor(images)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,12 +23,13 @@ import numpy as np
 from diffrep.data.dataset import Images, finish_digest
 from diffrep.data.decode import Unreadable
 from diffrep.errors import DiffrepError
-from diffrep.files import atomic_folder, remove_folder, write_synced
+from diffrep.files import TEMPORARY, atomic_folder, remove_folder, write_synced
 
 VERSION = 1
 HEADER_BYTES = 128
 BLOCK, BLOCKS = 2**20, 64
 WHOLE_BELOW = 256 * BLOCK
+ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass
@@ -93,6 +96,7 @@ def build_entry(
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
         _check_space(folder.parent, len(splits) * int(np.prod(shape)))
         with atomic_folder(folder) as temporary:
             _write(temporary, Entry(key, [0, *shape]), answers, splits)
@@ -147,6 +151,15 @@ def _fingerprint(path: Path) -> str:
             file.seek(start)
             digest.update(file.read(BLOCK))
     return digest.hexdigest()
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove what killed processes left unfinished: temporary folders that nobody has written to for a day."""
+    for left in root.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):  # its owner may finish it meanwhile
+            written = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+            if time.time() - written > ABANDONED_SECONDS:
+                shutil.rmtree(left)
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -64,8 +64,9 @@ def list_images(root: Path) -> Listing:
     except OSError as error:
         raise InputError(f"cannot read {error.filename or root}: {error.strerror}", "check the permissions") from error
     if not listing.files:
+        found = f"but {listing.describe_others()}" if listing.others else "and no other files"
         known = ".jpg, .png, .webp, .gif, .bmp, .tif and others"
-        raise InputError(f"no image files below {root}, but {listing.describe_others()}", f"expected {known}")
+        raise InputError(f"no image files below {root}, {found}", f"expected {known}")
     listing.files.sort()
     return listing
 

@@ -50,9 +50,10 @@ def _read(path: Path, shown: str) -> dict[str, Array]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"npz:{shown}: {path.absolute()} {what}", "give the path of an .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, Mapping):
-                raise FormatError(f"{shown} holds a single array", "write it with np.savez(path, train_images=...)")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise FormatError(f"{shown} holds a single array", "write it with np.savez(path, train_images=...)")
+        with loaded as file:
             if "train_images" not in file:
                 found = ", ".join(file) or "nothing"
                 raise InputError(f"{shown} has no train_images, but {found}", f"expected {', '.join(KEYS)}")
