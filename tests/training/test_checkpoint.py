@@ -85,6 +85,16 @@ def test_the_last_k_and_the_best_are_kept(tmp_path):
     assert torch.equal(load_checkpoint(tmp_path, 5)["w"], torch.full((3,), 5.0))
 
 
+def test_a_resumed_run_keeps_its_checkpoints_although_damaged_later_ones_lie_there(tmp_path):
+    store = Checkpoints(tmp_path, keep_last=1)
+    for step in (8, 9):
+        (store.save(stored(step)) / "state.json").write_text("{}")
+    store.save(stored(3))
+    assert store.read(3).step == 3
+    store.save(stored(8))
+    assert store.read(8).step == 8
+
+
 def test_the_best_is_found_without_the_index(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(stored(1), best=1)
@@ -99,7 +109,7 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path):
     run_toy(tmp_path, steps=5, ema=None, validate_every=100)
     with pytest.raises(UsageError, match='weights="raw"'):
         load_checkpoint(tmp_path, "last")
-    with pytest.raises(UsageError, match="no checkpoint for step 7.*known: 5"):
+    with pytest.raises(UsageError, match=r"no checkpoint for step 7.*known: 5"):
         load_checkpoint(tmp_path, 7)
     with pytest.raises(UsageError, match="best"):
         load_checkpoint(tmp_path, "bset")

@@ -8,6 +8,7 @@ import torch
 from training_toy import ToyBatch, run_toy, toy_config, toy_loader, toy_objective
 
 from diffrep.errors import DiffrepError, UsageError
+from diffrep.randomness import Draw
 from diffrep.training import TrainConfig, load_checkpoint, train
 from diffrep.training.optimizer import learning_rate
 
@@ -150,6 +151,17 @@ def test_validation_sees_the_averaged_weights_and_the_lowest_is_kept(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*")) == ["step-000012", "step-000024"]
 
 
+def test_a_line_of_metrics_holds_the_mean_loss_since_the_line_before(tmp_path):
+    _, reports = run_toy(tmp_path, steps=10, log_every=4, validate_every=100)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 10]
+    losses = [report.loss for report in reports]
+    means = [sum(losses[:4]) / 4, sum(losses[4:8]) / 4, sum(losses[8:]) / 2]
+    assert [line["loss"] for line in lines] == pytest.approx(means)
+    assert lines[-1]["images_seen"] == 80
+    assert lines[-1]["validation"] == reports[-1].validation
+
+
 def test_the_rate_rises_then_follows_a_cosine():
     config = TrainConfig(steps=101, learning_rate=2.0, warmup_steps=1, cosine_to=0.25)
     rates = [learning_rate(config, k) for k in range(101)]
@@ -174,15 +186,14 @@ def test_clipping_bounds_the_gradient_that_is_used():
 def test_the_fused_optimizer_is_torchs_own(name):
     objective = toy_objective(dropout=0.0)
     twin = toy_objective(dropout=0.0)
-    config = toy_config(steps=6, optimizer=name, weight_decay=0.1, ema=None, warmup_steps=0, cosine_to=1.0)
+    config = toy_config(steps=6, optimizer=name, weight_decay=0.1, ema=None, warmup_steps=3)
     for _ in train(objective, toy_loader, config):
         pass
     plain = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     optimizer = plain(twin.parameters(), lr=3e-3, weight_decay=0.1, foreach=False)
-    from diffrep.randomness import Draw
-
     for step in range(6):
         batch = toy_loader(step)
+        optimizer.param_groups[0]["lr"] = learning_rate(config, step)
         optimizer.zero_grad()
         twin.loss(batch, Draw(3, step, batch.ids)).mean().backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)

@@ -43,7 +43,7 @@ def run_program(folder: Path, what: str, at: int) -> subprocess.CompletedProcess
 
 
 def test_left_at_any_step_and_resumed_is_the_unbroken_run(tmp_path, unbroken):
-    for step in (1, 4, 5, 6, 7, 14, 23):
+    for step in (1, 5, 6, 14):
         folder = tmp_path / str(step)
         for report in train(
             toy := toy_objective(), toy_loader, toy_config(), run_dir=folder, validate=toy_validation(toy)
@@ -100,10 +100,10 @@ def test_sigint_finishes_the_step_saves_and_restores_the_handlers(tmp_path, unbr
 
 def test_a_signal_in_the_callers_code_stops_before_the_next_step(tmp_path, unbroken):
     steps = train(toy_objective(), toy_loader, toy_config(), run_dir=tmp_path)
-    with pytest.raises(StoppedResumable):
-        for report in steps:
-            signal.raise_signal(signal.SIGTERM)
-    assert report.step == 1
+    assert next(steps).step == 1
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(StoppedResumable, match="SIGTERM after step 1 of 24"):
+        next(steps)
     run_toy(tmp_path)
     assert record_of(tmp_path) == unbroken
 

@@ -88,7 +88,8 @@ def record_of(run_dir: Path) -> dict:
     for values in [state, *lines]:
         values.pop("seconds")
     index = json.loads((run_dir / "checkpoints" / "index.json").read_text())
-    return {p: (last / f"{p}.safetensors").read_bytes() for p in PARTS} | {"state": state, "lines": lines, "index": index}
+    tensors = {part: (last / f"{part}.safetensors").read_bytes() for part in PARTS}
+    return tensors | {"state": state, "lines": lines, "index": index}
 
 
 def main(run_dir: str, what: str, at: int) -> None:

@@ -137,9 +137,7 @@ class Checkpoints:
                 remove_folder(self.folder(old))
 
 
-def load_checkpoint(
-    run_dir: Path | str, which: str | int = "best", weights: str = "ema"
-) -> dict[str, Tensor]:
+def load_checkpoint(run_dir: Path | str, which: str | int = "best", weights: str = "ema") -> dict[str, Tensor]:
     """The weights of a run's checkpoint, verified, by name.
 
     Args:

@@ -76,9 +76,7 @@ class DenoisingObjective:
         ...     report.loss
     """
 
-    def __init__(
-        self, denoiser: Denoiser, weighting: str | Weighting = "uniform", label_dropout: float = 0.0
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, weighting: str | Weighting = "uniform", label_dropout: float = 0.0) -> None:
         if isinstance(weighting, str) and weighting not in WEIGHTINGS:
             raise UsageError(f'unknown weighting "{weighting}"', nearest(weighting, WEIGHTINGS))
         if label_dropout and (denoiser.labels is None or denoiser.labels.null is None):

@@ -16,7 +16,11 @@ from diffrep.training.objective import Objective, split
 
 
 def backward(
-    objective: Objective, batch: Any, config: TrainConfig, index: int, parameters: Iterable[nn.Parameter]  # noqa: ANN401
+    objective: Objective,
+    batch: Any,  # noqa: ANN401
+    config: TrainConfig,
+    index: int,
+    parameters: Iterable[nn.Parameter],
 ) -> tuple[float, float]:
     """Leave the clipped gradient of the batch's mean loss in the parameters.
 

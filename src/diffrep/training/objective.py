@@ -68,7 +68,7 @@ def copy_tensors(source: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> No
     if source.keys() != into.keys():
         odd = sorted(source.keys() ^ into.keys())
         raise FormatError(
-            f"the tensors do not fit this model: {len(odd)} names differ, the first is \"{odd[0]}\"",
+            f'the tensors do not fit this model: {len(odd)} names differ, the first is "{odd[0]}"',
             "build the model with the settings that the tensors were saved with",
         )
     for name, tensor in source.items():
