@@ -32,6 +32,9 @@ OWN = ("config.yaml", "environment.json", "metrics.jsonl", "report.json", "repor
 CHECKPOINT = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 """Files of one checkpoint folder, checkpoints/step-000500."""
 
+MAY_CHANGE = ("steps", "device", "resume", "overwrite", "checkpoint_every", "keep_last", "log_every", "max_skipped")
+"""Entries of a configuration that change no result; a resumed run may have others."""
+
 
 class RunFolder:
     """One run's folder.
@@ -59,7 +62,7 @@ class RunFolder:
         command: Sequence[str] = (),
         overwrite: bool = False,
         resume: bool = False,
-        may_change: Collection[str] = ("steps",),
+        may_change: Collection[str] = MAY_CHANGE,
     ) -> RunFolder:
         """Write config.yaml, environment.json and an empty metrics.jsonl, and return this folder.
 
