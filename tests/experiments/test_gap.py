@@ -20,7 +20,9 @@ def test_a_perfect_denoiser_has_no_gap_and_a_constant_error_follows_the_formula(
     schedule, images = DiscreteSchedule.linear(), torch.rand(4, 1, 8, 8) * 2 - 1
     times = gap_times(schedule, 4)
     for error in (0.0, 0.5):
-        gaps = posterior_gap(lambda x, level, e=error: Prediction(x, level, "x0", images + e), schedule, images, "abcd", times)
+        gaps = posterior_gap(
+            lambda x, level, e=error: Prediction(x, level, "x0", images + e), schedule, images, "abcd", times
+        )
         expected = [float((mean_factors(schedule)[t] * error) ** 2) for t in times]
         assert gaps == pytest.approx(expected, rel=1e-5, abs=1e-12)
 

@@ -219,4 +219,5 @@ def format_number(value: float, form: str) -> str:
     if written.endswith("%"):
         return written[:-1] + " %"
     digits = written.lstrip("-0.").replace(".", "")
-    return f"{number:.1e}" if form.endswith("f") and len(digits) < 2 and 0 < abs(number) < 1 else written
+    wanted = int(form[1:-1]) - 2 if form.endswith("f") else 0
+    return f"{number:.1e}" if len(digits) < wanted and number else written
