@@ -106,11 +106,12 @@ class DemoConfig(Config):
     initializations: int = option(3, "untrained networks that are averaged", ge=1)
     sampling_steps: Numbers = option((5, 10, 50), "sampling steps of the z-only rows; repeat it")
     headline_steps: int = option(10, "sampling steps of the numbers named without steps", ge=1)
-    inversion_steps: Numbers = option((10, 50), "steps of the rows with inverted x_T; repeat it")
+    inversion_steps: Numbers = option((10,), "steps of the rows with inverted x_T; repeat it")
     picture_steps: int = option(20, "steps of interpolation and edits", ge=1)
     sample_steps: int = option(50, "steps of samples", ge=1)
     gap_points: int = option(21, "times of the gap curve", ge=1)
     shown: int = option(12, "images per strip", ge=2)
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
     edited_class: int = option(8, "class that edits move towards", ge=0)
     experiment: Annotated[Literal["demo"], HIDDEN] = option("demo", "as a run folder records it")
     model: Annotated[str | None, HIDDEN] = option(None, "as a run folder records it")
@@ -121,7 +122,7 @@ class TrainConfig(Training, OfImages):
     """Settings of `diffrep train`."""
 
     image_size: int | None = option(None, "side in pixels; images are resized and cropped to it", ge=4)
-    channels: Literal[1, 3] | None = option(None, "1 (grey) or 3 (colour); default: as the images are")
+    channels: int | None = option(None, "1 (grey) or 3 (colour); default: as the images are")
     layout: Literal["tiny", "ddpm", "ddpmpp", "adm"] = option("tiny", "layout of the network")
     width: int = option(32, "base channels of the network, a multiple of 16", ge=16)
     blocks: int = option(1, "residual blocks per resolution", ge=1)
