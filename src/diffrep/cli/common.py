@@ -183,7 +183,7 @@ def execute(config: Config, options: Options, *, plan: Plan, work: Action, folde
     Returns:
         0.
     """
-    target = folder or Path(config.output_dir)  # type: ignore[attr-defined]
+    target = _plainly(folder or Path(config.output_dir))  # type: ignore[attr-defined]
     if options.print_config:
         return _print_config(config, options)
     if options.dry_run:
@@ -215,7 +215,7 @@ def print_results(results: Mapping[str, Any], as_json: bool) -> int:
     return 0
 
 
-def no_folder(path: Path, what: str, how: str) -> Path:
+def there(path: Path, what: str, how: str) -> Path:
     """`path` itself, if it is there.
 
     Errors:
@@ -243,6 +243,12 @@ def _print_config(config: Config, options: Options) -> int:
 def _print_plan(lines: list[str], options: Options) -> int:
     print(json.dumps({"dry_run": lines}) if options.json else "\n".join(lines))
     return 0
+
+
+def _plainly(folder: Path) -> Path:
+    """The folder without "~" and "..", which would hide that it is there already."""
+    path = folder.expanduser()
+    return path.resolve() if ".." in path.parts else path
 
 
 def _taken(folder: Path) -> bool:

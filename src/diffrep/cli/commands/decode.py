@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from diffrep.cli.commands.encode import FILE, identity
 from diffrep.cli.commands.probe import file_of
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import Session, execute, there
 from diffrep.cli.configs import DecodeConfig
 from diffrep.cli.options import Options
 from diffrep.errors import FormatError
@@ -46,7 +46,8 @@ def work(session: Session) -> dict[str, Any]:
 
     config: DecodeConfig = session.config
     model = session.autoencoder(config.model)
-    sets = read_parquet(file_of(config.codes, FILE))
+    source = there(file_of(config.codes, FILE), "file of codes", "write one with: diffrep encode MODEL DATA -o OUT")
+    sets = read_parquet(source)
     _check(sets, model, config)
     session.start()
     written: list[dict[str, Any]] = []

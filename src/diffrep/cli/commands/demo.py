@@ -12,7 +12,8 @@ from diffrep.cli.configs import DemoConfig
 from diffrep.cli.options import Options
 from diffrep.errors import UsageError
 
-FIXED = ("experiment", "model", "data", "output_dir")
+BESIDE = ("experiment", "model", "data", "output_dir", "device")
+"""Settings that are no `DemoSettings`."""
 
 
 def demo(
@@ -46,12 +47,13 @@ def work(session: Session) -> dict[str, Any]:
 
     if session.resumes:
         raise UsageError("the demo cannot be resumed", "say --overwrite, or choose another --output-dir")
-    settings = DemoSettings(**session.config.model_dump(exclude=set(FIXED)))
+    settings = DemoSettings(**session.config.model_dump(exclude=set(BESIDE)))
     outcome = run_demo(
         settings,
         output_dir=session.folder,
         overwrite=session.options.overwrite,
         command=words(),
+        device=session.device,
         progress=session.reporter.update,
     )
     report = write_report(session.folder)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import no_folder, print_results
+from diffrep.cli.common import print_results, there
 from diffrep.cli.configs import ReportConfig
 from diffrep.cli.options import Shown
 
@@ -15,5 +15,5 @@ def report(config: Annotated[ReportConfig, Parameter(name="*")], options: Shown 
     """Draw RUN/report.html from what lies in the run folder; nothing is computed."""
     from diffrep.reports import write_report
 
-    folder = no_folder(config.run, "run folder", "give the folder that a command wrote")
+    folder = there(config.run, "run folder", "give the folder that a command wrote")
     return print_results({"report": str(write_report(folder))}, options.json)
