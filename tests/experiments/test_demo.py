@@ -167,3 +167,10 @@ def test_precision_is_one_that_training_knows():
 def test_importing_the_demo_draws_no_heavy_library():
     source = Path(module.__file__).read_text()
     assert not re.search(r"^(import|from) (sklearn|matplotlib|pyarrow)", source, re.M)
+
+
+@pytest.mark.parametrize("name", ["draws", "initializations", "inversion_steps"])
+def test_a_demo_without_its_controls_is_refused(name):
+    empty = () if name.endswith("steps") else 0
+    with pytest.raises(UsageError, match=name):
+        DemoSettings(**{name: empty})

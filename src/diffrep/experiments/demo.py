@@ -14,22 +14,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffrep import formats
 from diffrep.autoencoder import ShiftAutoencoder
 from diffrep.data import Dataset, Splits, conform, load, to_tensor
 from diffrep.denoiser import Denoiser
-from diffrep.experiments import demo_report
+from diffrep.errors import UsageError
+from diffrep.experiments import demo_pictures, demo_report
 from diffrep.experiments.demo_training import fast_precision, pretrain, train_autoencoder
 from diffrep.experiments.document import Outcome
 from diffrep.experiments.gap import gap_outcome, gap_times, posterior_gap
-from diffrep.experiments.interpolate import interpolation, pairs_of_classes
-from diffrep.experiments.manipulate import manipulation
 from diffrep.experiments.probe_grid import probe_grid
 from diffrep.experiments.reconstruct import reconstruct
-from diffrep.experiments.samples import same_code, samples
 from diffrep.runs import RunFolder
 
 Progress = Callable[[str, int, int], None]
@@ -57,7 +54,6 @@ class DemoSettings:
         gap_points: how many times the gap curve has.
         shown: images per strip.
         edited_class: index of the class that edits move towards.
-        device: where everything is computed; a denoiser that is given stays where it is.
         from_scratch: pre-train the denoiser here instead of loading the packaged one.
         pretrain_steps: optimizer steps of that.
     """
@@ -78,9 +74,15 @@ class DemoSettings:
     gap_points: int = 21
     shown: int = 12
     edited_class: int = 8
-    device: str = "cpu"
     from_scratch: bool = False
     pretrain_steps: int = 1500
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "initializations", "inversion_steps", "levels"):
+            if not getattr(self, name):
+                raise UsageError(
+                    f"{name} = {getattr(self, name)!r}", "expected at least one; the report shows controls"
+                )
 
 
 @dataclass
@@ -107,6 +109,7 @@ def demo(
     command: Sequence[str] = (),
     denoiser: Denoiser | None = None,
     data: Splits | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Outcome:
     """Run the demo, and write its run folder (all but report.html) where one is asked for.
@@ -118,6 +121,7 @@ def demo(
         command: words of the command line, for the record.
         denoiser: in place of the packaged "ddpm-digits"; trained on the train split only.
         data: in place of "digits"; labelled.
+        device: where everything is computed; a denoiser that is given stays where it is.
         progress: called with (stage, done, total).
 
     Returns:
@@ -135,7 +139,7 @@ def demo(
         run = RunFolder(output_dir).start({**config, **asdict(chosen)}, command, overwrite=overwrite)
     with clock("loading"):
         splits = data if data is not None else load(DATA)
-    base, lines = _base(chosen, denoiser, splits, clock, progress)
+    base, lines = _base(chosen, denoiser, splits, device, clock, progress)
     outcome = _experiments(chosen, base, splits, clock, lines, progress)
     outcome.about |= {"seconds": clock.seconds, "processor_seconds": clock.processor_seconds, "seeds": _seeds(chosen)}
     outcome.about |= {"commands": [list(command)] if command else []}
@@ -152,20 +156,25 @@ def _name(settings: DemoSettings, denoiser: Denoiser | None) -> str:
 
 
 def _base(
-    settings: DemoSettings, denoiser: Denoiser | None, splits: Splits, clock: Clock, progress: Progress | None
+    settings: DemoSettings,
+    denoiser: Denoiser | None,
+    splits: Splits,
+    device: str,
+    clock: Clock,
+    progress: Progress | None,
 ) -> tuple[Denoiser, list[dict[str, Any]]]:
     """The frozen denoiser, and the loss lines of its training where it was trained here."""
     if denoiser is not None:
         return denoiser.eval(), []
     if not settings.from_scratch:
         with clock("loading"):
-            return formats.load(MODEL, device=settings.device), []
+            return formats.load(MODEL, device=device), []
     with clock("pretraining"):
         return pretrain(
             splits["train"],
             steps=settings.pretrain_steps,
             seed=settings.seed,
-            device=settings.device,
+            device=device,
             progress=progress,
         )
 
@@ -180,18 +189,9 @@ def _experiments(
 ) -> Outcome:
     """Parts (a) to (d), joined to one outcome; the loss lines are added to `lines`."""
     parts = {name: conform(splits[name], denoiser.input) for name in ("train", "val", "test")}
-    images = {name: to_tensor(parts[name].images, denoiser.input.range, denoiser.device) for name in ("train", "test")}
+    images = {k: to_tensor(parts[k].images, denoiser.input.range, denoiser.device) for k in ("train", "test")}
     with clock("features and probes"):
-        probes = probe_grid(
-            denoiser,
-            parts,
-            denoiser.schedule.at(list(settings.levels)),
-            per_class=settings.per_class,
-            draws=settings.draws,
-            initializations=settings.initializations,
-            seed=settings.seed,
-            progress=progress,
-        )
+        probes = _probe(settings, denoiser, parts, progress)
     with clock("autoencoder"):
         autoencoder, loss = train_autoencoder(
             denoiser,
@@ -204,103 +204,49 @@ def _experiments(
         )
         lines += loss
     with clock("reconstruction"):
-        rebuilt = reconstruct(
-            autoencoder,
-            images["test"],
-            parts["test"].ids,
-            train=images["train"],
-            steps=settings.sampling_steps,
-            headline_steps=settings.headline_steps,
-            inversion_steps=settings.inversion_steps,
-            shown=settings.shown,
-            seed=settings.seed,
-            progress=progress,
-        )
+        rebuilt = _reconstruct(settings, autoencoder, parts["test"].ids, images, progress)
     with clock("pictures"):
-        pictures = _pictures(settings, autoencoder, parts, images, progress)
+        drawn = demo_pictures.pictures(settings, autoencoder, parts, images, progress)
     with clock("gap"):
         gap = _gap(settings, autoencoder, parts["test"], images["test"], progress)
-    outcome = demo_report.compose(settings, denoiser, parts, probes, rebuilt, pictures, gap)
+    outcome = demo_report.compose(settings, denoiser, parts, probes, rebuilt, drawn, gap)
     outcome.models = {"denoiser": denoiser, "autoencoder": autoencoder}
     outcome.results["precision"] = fast_precision(denoiser.device)
     return outcome
 
 
-def _pictures(
+def _probe(settings: DemoSettings, denoiser: Denoiser, parts: dict[str, Dataset], progress: Progress | None) -> Outcome:
+    return probe_grid(
+        denoiser,
+        parts,
+        denoiser.schedule.at(list(settings.levels)),
+        per_class=settings.per_class,
+        draws=settings.draws,
+        initializations=settings.initializations,
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def _reconstruct(
     settings: DemoSettings,
     autoencoder: ShiftAutoencoder,
-    parts: dict[str, Dataset],
+    ids: Sequence[str],
     images: dict[str, Tensor],
     progress: Progress | None,
-) -> dict[str, Outcome]:
-    """Samples, interpolations and edits."""
-    test, x = parts["test"], images["test"]
-    labels = [] if test.labels is None else test.labels.tolist()
-    pairs = pairs_of_classes(labels, 5)
-    a, b = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
-    target = min(settings.edited_class, len(test.class_names) - 1)
-    others = [k for k, label in enumerate(labels) if label != target]
-    chosen = torch.tensor(_one_per_class(others, labels)[:6])
-    train_labels = torch.as_tensor(parts["train"].labels)
-    work: list[tuple[str, Callable[[], Outcome]]] = [
-        (
-            "samples",
-            lambda: samples(
-                autoencoder.denoiser, steps=settings.sample_steps, columns=settings.shown, seed=settings.seed
-            ),
-        ),
-        (
-            "same_code",
-            lambda: same_code(
-                autoencoder,
-                x[:2],
-                test.ids[:2],
-                draws=settings.shown - 1,
-                steps=settings.sample_steps,
-                seed=settings.seed,
-            ),
-        ),
-        (
-            "interpolation",
-            lambda: interpolation(
-                autoencoder,
-                x[a],
-                x[b],
-                names=[f"{_class(test, i)} to {_class(test, j)}" for i, j in pairs],
-                steps=settings.picture_steps,
-            ),
-        ),
-        (
-            "edit",
-            lambda: manipulation(
-                autoencoder,
-                x[chosen],
-                autoencoder.encode(images["train"]),
-                train_labels == target,
-                name=test.class_names[target],
-                labels=[_class(test, int(i)) for i in chosen],
-                steps=settings.picture_steps,
-            ),
-        ),
-    ]
-    done = {}
-    for k, (name, make) in enumerate(work, start=1):
-        done[name] = make()
-        if progress:
-            progress("pictures", k, len(work))
-    return done
-
-
-def _one_per_class(indices: Sequence[int], labels: Sequence[int]) -> list[int]:
-    first: dict[int, int] = {}
-    for index in indices:
-        first.setdefault(labels[index], index)
-    return list(first.values())
-
-
-def _class(dataset: Dataset, index: int) -> str:
-    labels = dataset.labels
-    return "" if labels is None else dataset.class_names[int(labels[index])]
+) -> Outcome:
+    return reconstruct(
+        autoencoder,
+        images["test"],
+        ids,
+        train=images["train"],
+        steps=settings.sampling_steps,
+        headline_steps=settings.headline_steps,
+        inversion_steps=settings.inversion_steps,
+        shown=settings.shown,
+        seed=settings.seed,
+        progress=progress,
+    )
 
 
 def _gap(

@@ -20,7 +20,8 @@ SUMMARY = (
     "every result stands beside the cheap control that it must beat."
 )
 WHY_TIE = (
-    "With all labels and 2x2 pooling the untrained network nearly ties with the trained one: small digits are almost "
+    "With all labels and 2x2 pooling the untrained network nearly ties with the trained one, {untrained:.1%} against "
+    "{trained:.1%}: small digits are almost "
     "linearly separable, and enough random nonlinear features that keep coarse positions suffice for a linear probe "
     "when there are {count:,} labels to fit it. What training adds shows with few labels and positions pooled away."
 )
@@ -41,10 +42,10 @@ def compose(
     arrays = {k: v for part in (rebuilt, *pictures.values(), gap) for k, v in part.arrays.items()}
     drawn = [block for name in ("samples", "same_code") for block in pictures[name].sections[0]["blocks"]]
     sections = [
-        section("Headline numbers", *_headlines(settings, results)),
+        section("Headline numbers", *_headlines(settings, results, denoiser.input.channels * denoiser.input.size**2)),
         section("Samples", *drawn, text="The model draws new digits from noise; a code fixes what they show."),
         section("Accuracy by tap and noise level", *_heat_maps(settings, denoiser, probes), text=_how_chosen(settings)),
-        section("Probes and their controls", _probe_table(settings, results), text=_why(parts)),
+        section("Probes and their controls", _probe_table(settings, results), text=_why(parts, results)),
         *rebuilt.sections,
         *pictures["interpolation"].sections,
         *pictures["edit"].sections,
@@ -77,7 +78,7 @@ def _levels(settings: DemoSettings, denoiser: Denoiser) -> list[tuple[int, Any]]
     return list(zip(settings.levels, denoiser.schedule.at(list(settings.levels)), strict=True))
 
 
-def _headlines(settings: DemoSettings, results: Mapping[str, Any]) -> list[Block]:
+def _headlines(settings: DemoSettings, results: Mapping[str, Any], pixels: int) -> list[Block]:
     n, m = settings.headline_steps, settings.inversion_steps[0]
     return [
         comparison(
@@ -90,7 +91,7 @@ def _headlines(settings: DemoSettings, results: Mapping[str, Any]) -> list[Block
                 (f"PCA, {settings.code_dim} numbers", results["pca_mse"]),
             ],
             better="lower",
-            note="PCA is fitted to make exactly this number small; its pictures are blurred means, not samples.",
+            note=f"PCA is fitted to make just this number small, with {settings.code_dim} numbers for {pixels} pixels.",
         ),
         comparison(
             f"Reconstruction with inverted x_T: MSE on test, {m} + {m} steps",
@@ -115,7 +116,10 @@ def _headlines(settings: DemoSettings, results: Mapping[str, Any]) -> list[Block
 
 
 def _heat_maps(settings: DemoSettings, denoiser: Denoiser, probes: Outcome) -> list[Block]:
-    columns = [f"{float(level.log_snr):.2f} (t = {t})" for t, level in _levels(settings, denoiser)]
+    columns = [
+        f"{float(level.log_snr):.2f}\nt\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{t}"
+        for t, level in _levels(settings, denoiser)
+    ]
     drawn = []
     for pool, grid in probes.about["grids"].items():
         cells = {split_name(name): accuracy for name, accuracy in grid.items()}
@@ -151,13 +155,13 @@ def _how_chosen(settings: DemoSettings) -> str:
 
 def _probe_table(settings: DemoSettings, results: Mapping[str, Any]) -> Block:
     few = f"{settings.per_class} per class"
-    columns = [Column(f"{labels}, {pool}", ".1%", "higher") for pool in ("mean", "2x2") for labels in (few, "all")]
+    columns = [Column(f"{labels}, {pool}", ".1f", "higher") for pool in ("mean", "2x2") for labels in (few, "all")]
 
     def row(name: str) -> list[float | None]:
         keys = [f"probe_{name}{pool}{labels}" for pool in ("", "_2x2") for labels in ("", "_all")]
-        return [results.get(key) for key in keys]
+        return [_percent(results.get(key)) for key in keys]
 
-    pixels: list[float | None] = [results["probe_raw_pixels"], results["probe_raw_pixels_all"]] * 2
+    pixels = [_percent(results["probe_raw_pixels"]), _percent(results["probe_raw_pixels_all"])] * 2
     chosen = f"{results['best_tap']}, 2x2: {results['best_tap_2x2']}"
     return table(
         columns,
@@ -171,13 +175,14 @@ def _probe_table(settings: DemoSettings, results: Mapping[str, Any]) -> Block:
             ),
             Row("raw pixels", pixels, "trained denoiser", "not pooled"),
         ],
-        first="Accuracy on test",
-        caption=f"Labels used and pooling. Few labels: mean of {settings.draws} draws, the same for all rows.",
+        first="Percent correct",
+        caption=f"On test, by labels and pooling. Few labels: mean of {settings.draws} draws, the same for all rows.",
     )
 
 
-def _why(parts: Mapping[str, Dataset]) -> str:
-    return WHY_TIE.format(count=len(parts["train"]) + len(parts["val"]))
+def _why(parts: Mapping[str, Dataset], results: Mapping[str, Any]) -> str:
+    trained, untrained = results["probe_trained_2x2_all"], results["probe_untrained_2x2_all"]
+    return WHY_TIE.format(count=len(parts["train"]) + len(parts["val"]), trained=trained, untrained=untrained)
 
 
 def _protocol(settings: DemoSettings, denoiser: Denoiser, parts: Mapping[str, Dataset]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from diffrep.schedules import DiscreteSchedule, Schedule
 Progress = Callable[[str, int, int], None]
 TEXT = (
     "At every noise level the frozen model misses the true posterior mean, because the noise has destroyed "
-    "part of the image. A code brings some of it back: the same frozen model, told the image's code, misses less."
+    "part of the image. A code brings some of it back: the same frozen model, told the image's code, misses less "
+    "wherever the code knows what the noise hides."
 )
 
 

@@ -26,7 +26,7 @@ def manipulation(
     present: Tensor,
     *,
     name: str,
-    scales: Sequence[float] = (-0.6, -0.3, 0.0, 0.3, 0.6, 0.9),
+    scales: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0),
     labels: Sequence[str] = (),
     steps: int = 20,
 ) -> Outcome:
