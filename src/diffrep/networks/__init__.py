@@ -14,14 +14,14 @@ from diffrep.networks.adm import adm
 from diffrep.networks.ddpm import ddpm
 from diffrep.networks.ddpmpp import ddpmpp
 from diffrep.networks.tiny import multipliers_for, tiny
-from diffrep.networks.unet import Place, UNet
+from diffrep.networks.unet import Network, Place, UNet
 
-__all__ = ["LAYOUTS", "Place", "UNet", "adm", "build", "ddpm", "ddpmpp", "multipliers_for", "tiny"]
+__all__ = ["LAYOUTS", "Network", "Place", "UNet", "adm", "build", "ddpm", "ddpmpp", "multipliers_for", "tiny"]
 
-LAYOUTS: dict[str, Callable[..., UNet]] = {"ddpm": ddpm, "ddpmpp": ddpmpp, "adm": adm, "tiny": tiny}
+LAYOUTS: dict[str, Callable[..., Network]] = {"ddpm": ddpm, "ddpmpp": ddpmpp, "adm": adm, "tiny": tiny}
 
 
-def build(config: Mapping[str, Any]) -> UNet:
+def build(config: Mapping[str, Any]) -> Network:
     """Build the network that a config describes.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,27 @@ class Place(NamedTuple):
     resolution: Size | None
     attention: bool = False
     aliases: tuple[str, ...] = ()
+
+
+class Network(nn.Module):
+    """What every network tells about itself.
+
+    Attributes:
+        config: JSON-able; `networks.build(config)` gives the same network.
+        time_width: width of the tap `time`.
+        learns_variance: whether the second half of the output channels is a variance.
+    """
+
+    config: dict[str, Any]
+    time_width: int
+    learns_variance: bool = False
+
+    def places(self, size: Size) -> tuple[Place, ...]:
+        """The taps for images of `size` (height, width), in the order in which they are computed."""
+        raise NotImplementedError
+
+
+N = TypeVar("N", bound=Network)
 
 
 class Entry(NamedTuple):
@@ -176,7 +197,7 @@ def _decoder(shape: Shape, parts: Parts, skips: list[int]) -> tuple[list[Entry],
     return dec, up
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """A U-Net as a plain network: (x, time) -> output.
 
     Args:
@@ -185,11 +206,6 @@ class UNet(nn.Module):
         head: last layers; gives the image's channels, or twice as many.
         learns_variance: the second half of the output channels is a variance.
         aliases: official names, {tap name: names}; an up-sampler `up.k` named here becomes a place.
-
-    Attributes:
-        config: JSON-able; `networks.build(config)` gives the same network.
-        time_width: width of the tap `time`.
-        learns_variance: as above.
     """
 
     def __init__(
@@ -202,7 +218,7 @@ class UNet(nn.Module):
         aliases: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {}
+        self.config = {}
         self.time_width = time.linear2.out_features
         self.learns_variance = learns_variance
         self.time = time
@@ -269,11 +285,11 @@ def _table(body: Body, time_width: int, aliases: Mapping[str, tuple[str, ...]]) 
     return rows
 
 
-def layout(builder: Callable[P, UNet]) -> Callable[P, UNet]:
+def layout(builder: Callable[P, N]) -> Callable[P, N]:
     """Make a builder write its name and arguments into the network's `.config`."""
 
     @wraps(builder)
-    def build(*args: P.args, **kwargs: P.kwargs) -> UNet:
+    def build(*args: P.args, **kwargs: P.kwargs) -> N:
         arguments = signature(builder).bind(*args, **kwargs)
         arguments.apply_defaults()
         network = builder(*args, **kwargs)
