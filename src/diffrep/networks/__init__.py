@@ -13,12 +13,19 @@ from typing import Any
 from diffrep.networks.adm import adm
 from diffrep.networks.ddpm import ddpm
 from diffrep.networks.ddpmpp import ddpmpp
+from diffrep.networks.dit import dit
+from diffrep.networks.lightningdit import lightningdit
 from diffrep.networks.tiny import multipliers_for, tiny
 from diffrep.networks.unet import Network, Place, UNet
+from diffrep.networks.uvit import uvit
 
-__all__ = ["LAYOUTS", "Network", "Place", "UNet", "adm", "build", "ddpm", "ddpmpp", "multipliers_for", "tiny"]
+__all__ = [
+    *("LAYOUTS", "Network", "Place", "UNet", "build", "multipliers_for"),
+    *("adm", "ddpm", "ddpmpp", "dit", "lightningdit", "tiny", "uvit"),
+]
 
 LAYOUTS: dict[str, Callable[..., Network]] = {"ddpm": ddpm, "ddpmpp": ddpmpp, "adm": adm, "tiny": tiny}
+LAYOUTS |= {"dit": dit, "lightningdit": lightningdit, "uvit": uvit}
 
 
 def build(config: Mapping[str, Any]) -> Network:

@@ -1,0 +1,119 @@
+"""LightningDiT (Yao, Yang and Wang 2025, arXiv 2501.01423): DiT with RMSNorm, SwiGLU and rotary positions.
+
+It works on normalized latents of a VA-VAE, one token per latent pixel. The statistics by which these were normalized
+belong to the model: they are in its `config`, and `normalize` and `restore` use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffrep.networks.blocks import TimeEmbedding
+from diffrep.networks.dit import WAVES, DiT, initialized
+from diffrep.networks.dit_blocks import (
+    AdaBlock,
+    AdaHead,
+    FeedForward,
+    Gelu,
+    PatchEmbed,
+    Rotary,
+    SwiGLU,
+    TokenAttention,
+    TokenNorm,
+    position_table,
+)
+from diffrep.networks.unet import layout
+
+
+@layout
+def lightningdit(
+    *,
+    image_channels: int = 32,
+    size: int = 16,
+    patch: int = 1,
+    width: int = 1152,
+    depth: int = 28,
+    heads: int = 16,
+    mlp_ratio: float = 4.0,
+    classes: int | None = None,
+    learns_variance: bool = False,
+    norm: TokenNorm = "rms",
+    feed_forward: FeedForward = "swiglu",
+    rotary: bool = True,
+    qk_norm: bool = False,
+    shift: bool = True,
+    latent_mean: Sequence[float] | None = None,
+    latent_std: Sequence[float] | None = None,
+    latent_multiplier: float = 1.0,
+    zero_init: bool = True,
+) -> DiT:
+    """Build a LightningDiT; the defaults are LightningDiT-XL/1 without classes.
+
+    Args:
+        image_channels: channels of latent and prediction.
+        size: height and width of the latents.
+        patch: height and width of a patch.
+        width: D, width of the tokens.
+        depth: number of blocks.
+        heads: attention heads of a block.
+        mlp_ratio: width of the feed-forward layers, in D; SwiGLU has two thirds of it.
+        classes: rows of the label table, one for "no class" included where there is one; None for no table.
+        learns_variance: twice the output channels, the prediction first.
+        norm: kind of normalization, also of queries and keys.
+        feed_forward: kind of feed-forward layer.
+        rotary: rotary positions besides the table of positions.
+        qk_norm: normalized queries and keys.
+        shift: blocks are scaled, shifted and gated; otherwise scaled and gated.
+        latent_mean: mean of each latent channel before normalization, (C,); None where latents are taken as they are.
+        latent_std: standard deviation, (C,).
+        latent_multiplier: factor after both.
+        zero_init: blocks start as the identity and the output at 0.
+
+    Example:
+        >>> sum(p.numel() for p in lightningdit(classes=1001).parameters())
+        674961824
+    """
+    inner = int(width * mlp_ratio)
+    embed = PatchEmbed(image_channels, width, patch)
+    grid = embed.grid((size, size))
+
+    def block() -> AdaBlock:
+        attention = TokenAttention(width, heads, qk_norm=norm if qk_norm else None)
+        layers = SwiGLU(width, int(2 / 3 * inner)) if feed_forward == "swiglu" else Gelu(width, inner)
+        return AdaBlock(width, attention, layers, norm=norm, shift=shift)
+
+    out_channels = image_channels * (2 if learns_variance else 1)
+    network = DiT(
+        patch=embed,
+        positions=position_table(width, grid),
+        time=TimeEmbedding(WAVES, width, classes=classes),
+        blocks=[block() for _ in range(depth)],
+        head=AdaHead(width, patch**2 * out_channels, norm=norm),
+        rotary=Rotary(width // heads, grid) if rotary else None,
+        learns_variance=learns_variance,
+    )
+    return initialized(network, zero_init)
+
+
+def normalize(network: nn.Module, latents: Tensor) -> Tensor:
+    """Latents as the VAE gives them, (B, C, H, W), to what the network takes: (z - mean) / std * multiplier."""
+    mean, scale = _statistics(network, latents)
+    return (latents - mean) * scale
+
+
+def restore(network: nn.Module, latents: Tensor) -> Tensor:
+    """The inverse of `normalize`."""
+    mean, scale = _statistics(network, latents)
+    return latents / scale + mean
+
+
+def _statistics(network: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    config = getattr(network, "config", {})
+    mean, std = (
+        torch.tensor(config.get(name) or [default], dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
+        for name, default in (("latent_mean", 0.0), ("latent_std", 1.0))
+    )
+    return mean, config.get("latent_multiplier", 1.0) / std
