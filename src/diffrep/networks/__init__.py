@@ -20,12 +20,30 @@ from diffrep.networks.unet import Network, Place, UNet
 from diffrep.networks.uvit import uvit
 
 __all__ = [
-    *("LAYOUTS", "Network", "Place", "UNet", "build", "multipliers_for"),
-    *("adm", "ddpm", "ddpmpp", "dit", "lightningdit", "tiny", "uvit"),
+    "LAYOUTS",
+    "Network",
+    "Place",
+    "UNet",
+    "adm",
+    "build",
+    "ddpm",
+    "ddpmpp",
+    "dit",
+    "lightningdit",
+    "multipliers_for",
+    "tiny",
+    "uvit",
 ]
 
-LAYOUTS: dict[str, Callable[..., Network]] = {"ddpm": ddpm, "ddpmpp": ddpmpp, "adm": adm, "tiny": tiny}
-LAYOUTS |= {"dit": dit, "lightningdit": lightningdit, "uvit": uvit}
+LAYOUTS: dict[str, Callable[..., Network]] = {
+    "ddpm": ddpm,
+    "ddpmpp": ddpmpp,
+    "adm": adm,
+    "tiny": tiny,
+    "dit": dit,
+    "lightningdit": lightningdit,
+    "uvit": uvit,
+}
 
 
 def build(config: Mapping[str, Any]) -> Network:
