@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tests.networks.official_names import Names
+from diffrep.formats.official_names import Names
 
 
 def wave(shape: tuple[int, ...], step: float) -> Tensor:

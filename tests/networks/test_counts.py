@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffrep import networks
-from tests.networks.official_names import adm as adm_names
-from tests.networks.official_names import ddae as ddae_names
+from diffrep.formats.official_names import adm as adm_names
+from diffrep.formats.official_names import ddae as ddae_names
 
 GUIDED = {"layout": "adm", "learns_variance": True, "head_width": 64}
 

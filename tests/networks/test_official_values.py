@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffrep.formats import official_names
 from diffrep.networks import UNet, adm, ddpm, ddpmpp
 from diffrep.networks.blocks import ResBlock, sinusoid
-from tests.networks import official_names
 from tests.networks.fills import fill_like_ddae, fill_like_pdae, wave
 
 
