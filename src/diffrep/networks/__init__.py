@@ -11,9 +11,11 @@ from inspect import signature
 from typing import Any
 
 from diffrep.networks.adm import adm
+from diffrep.networks.beatgans import beatgans_encoder
 from diffrep.networks.ddpm import ddpm
 from diffrep.networks.ddpmpp import ddpmpp
 from diffrep.networks.dit import dit
+from diffrep.networks.latent_mlp import latent_mlp
 from diffrep.networks.lightningdit import lightningdit
 from diffrep.networks.tiny import multipliers_for, tiny
 from diffrep.networks.unet import Network, Place, UNet
@@ -25,10 +27,12 @@ __all__ = [
     "Place",
     "UNet",
     "adm",
+    "beatgans_encoder",
     "build",
     "ddpm",
     "ddpmpp",
     "dit",
+    "latent_mlp",
     "lightningdit",
     "multipliers_for",
     "tiny",
@@ -43,6 +47,8 @@ LAYOUTS: dict[str, Callable[..., Network]] = {
     "dit": dit,
     "lightningdit": lightningdit,
     "uvit": uvit,
+    "beatgans_encoder": beatgans_encoder,
+    "latent_mlp": latent_mlp,
 }
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from diffrep.networks.blocks import (
     Attention,
+    CodedBlock,
     Downsample,
     QKVOrder,
     ResBlock,
@@ -25,7 +26,7 @@ from diffrep.networks.blocks import (
     known,
     norm,
 )
-from diffrep.networks.unet import Body, Head, Parts, Shape, UNet, body, layout
+from diffrep.networks.unet import Body, CodedUNet, Head, Parts, Shape, UNet, body, layout
 
 Resampling = Literal["residual", "conv"]
 
@@ -48,6 +49,7 @@ def adm(
     resampling: Resampling = "residual",
     groups: int = 32,
     time_width: int | None = None,
+    code_width: int | None = None,
 ) -> UNet:
     """Build ADM's U-Net.
 
@@ -67,13 +69,24 @@ def adm(
         resampling: "residual" blocks, or "conv" (improved-diffusion).
         groups: of every GroupNorm.
         time_width: width of the time embedding, 4 * channels where None (Diff-AE has 512 always).
+        code_width: width of the code that every block listens to, None for none (Diff-AE's autoencoder: the network
+            is then a `CodedUNet`, and takes the code in place of labels).
 
     Example:
         >>> sum(p.numel() for p in adm().parameters())
         98618499
     """
     width, inner = time_width or 4 * channels, norm(groups)
-    block = partial(ResBlock, time_width=width, norm=inner, dropout=dropout, scale_shift=scale_shift, zero=True)
+    common: dict[str, Any] = {
+        "time_width": width,
+        "norm": inner,
+        "dropout": dropout,
+        "scale_shift": scale_shift,
+        "zero": True,
+    }
+    block: Callable[..., ResBlock] = partial(ResBlock, **common)
+    if code_width is not None:
+        block = partial(CodedBlock, code_width=code_width, **common)
     resamplers = _resamplers(block)
     down, up = resamplers[known(resampling, "resampling", resamplers)]
     parts = Parts(
@@ -84,7 +97,7 @@ def adm(
     )
     widths = [int(channels * m) for m in multipliers]
     inside = body(Shape(image_channels, widths[0], widths, attention, blocks), parts)
-    return UNet(
+    return (UNet if code_width is None else CodedUNet)(
         time=TimeEmbedding(channels, width, classes=classes),
         body=inside,
         head=Head(widths[0], image_channels * (2 if learns_variance else 1), inner, zero=True),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -180,15 +180,43 @@ class ResBlock(nn.Module):
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h, size), self.resample(x, size)
-        h = self.conv1(h)
-        time = self.time(F.silu(emb))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + time)
+        h = self.modulated(self.conv1(h), emb)
         out: Tensor = self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
         return out
+
+    def modulated(self, h: Tensor, emb: Tensor) -> Tensor:
+        """Normalize h (B, channels, H, W) for the second convolution, with time in it."""
+        time = self.time(F.silu(emb))[:, :, None, None]
+        if not self.scale_shift:
+            added: Tensor = self.norm2(h + time)
+            return added
+        scale, shift = time.chunk(2, dim=1)
+        scaled: Tensor = self.norm2(h) * (1 + scale) + shift
+        return scaled
+
+
+class CodedBlock(ResBlock):
+    """A residual block that a code scales after time: (1 + c) ((1 + scale) norm(h) + shift) (Diff-AE).
+
+    Its `emb` is the time embedding and the code side by side, (B, time_width + code_width).
+
+    Args:
+        in_channels: channels that come in.
+        channels: channels that go out.
+        time_width: width of the time embedding.
+        code_width: width of the code.
+        settings: the other arguments of `ResBlock`.
+    """
+
+    def __init__(self, in_channels: int, channels: int, time_width: int, *, code_width: int, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(in_channels, channels, time_width, **settings)
+        self.code = nn.Linear(code_width, channels)
+
+    def modulated(self, h: Tensor, emb: Tensor) -> Tensor:
+        """As in `ResBlock`, then scaled by the code."""
+        code = emb[:, self.time.in_features :]
+        scale: Tensor = 1 + self.code(F.silu(code))[:, :, None, None]
+        return super().modulated(h, emb[:, : self.time.in_features]) * scale
 
 
 class Attention(nn.Module):

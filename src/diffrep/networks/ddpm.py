@@ -7,7 +7,8 @@ express the other dialects of the same network: pytorch_diffusion and diffusers'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from diffrep.networks.blocks import (
     Attention,
@@ -19,9 +20,12 @@ from diffrep.networks.blocks import (
     Upsample,
     Waves,
     heads_of,
+    known,
     norm,
 )
-from diffrep.networks.unet import Body, Head, Parts, Shape, UNet, body, layout
+from diffrep.networks.unet import Body, Entry, Head, Parts, Shape, UNet, body, layout
+
+Names = Literal["ddae", "pytorch-diffusion"]
 
 
 @layout
@@ -42,6 +46,7 @@ def ddpm(
     padding: Padding = "symmetric",
     waves: Waves = "sin-cos",
     endpoint: bool = True,
+    names: Names = "ddae",
 ) -> UNet:
     """Build DDPM's U-Net.
 
@@ -61,6 +66,7 @@ def ddpm(
         padding: of the down-sampling convolutions.
         waves: which half of the sinusoid comes first.
         endpoint: whether its last frequency is exactly 1e-4.
+        names: the program whose names the taps answer to.
 
     Example:
         >>> sum(p.numel() for p in ddpm().parameters())
@@ -79,10 +85,35 @@ def ddpm(
         time=TimeEmbedding(channels, time_width, waves=waves, endpoint=endpoint, augment_dim=augment_dim),
         body=inside,
         head=Head(shape.widths[0], image_channels, norm(head_groups, eps)),
-        aliases=out_names(inside),
+        aliases=NAMES[known(names, "names", NAMES)](inside),
     )
 
 
 def out_names(inside: Body) -> dict[str, tuple[str, ...]]:
     """DDAE's names of the decoder blocks: `out_k` is `dec.k` (official program, model/unet.py)."""
     return {f"dec.{k}": (f"out_{k}",) for k in range(1, len(inside.dec) + 1)}
+
+
+def level_names(inside: Body) -> dict[str, tuple[str, ...]]:
+    """pytorch_diffusion's names, `up` counted by level; a block that ends in attention has the attention's name."""
+    names: dict[str, tuple[str, ...]] = {"enc.1": ("conv_in",), "mid": ("mid.block_2",)}
+    block: dict[str, int] = {}
+
+    def add(tap: str, entry: Entry, side: str) -> None:
+        level = f"{side}.{entry.level}"
+        number = block[level] = block.get(level, -1) + 1
+        names[tap] = (f"{level}.{'attn' if entry.attention else 'block'}.{number}",)
+
+    for k, entry in enumerate(inside.enc[1:], start=2):
+        if isinstance(entry.module, Downsample):
+            names[f"enc.{k}"] = (f"down.{entry.level - 1}.downsample",)
+        else:
+            add(f"enc.{k}", entry, "down")
+    for k, entry in enumerate(inside.dec, start=1):
+        add(f"dec.{k}", entry, "up")
+        if k in inside.up:
+            names[f"up.{k}"] = (f"up.{entry.level}.upsample",)
+    return names
+
+
+NAMES: dict[str, Callable[[Body], dict[str, tuple[str, ...]]]] = {"ddae": out_names, "pytorch-diffusion": level_names}

@@ -241,7 +241,10 @@ class UNet(Network):
         Returns:
             (B, C, H, W), or (B, 2C, H, W) with a learned variance.
         """
-        emb = self.time(time, y, augment)
+        return self.run(x, self.time(time, y, augment))
+
+    def run(self, x: Tensor, emb: Tensor) -> Tensor:
+        """What `forward` does once time and labels are embedded in `emb`, (B, width)."""
         stem, *blocks = self.enc.values()
         skips: list[Tensor] = [stem(x)]
         for block in blocks:
@@ -260,6 +263,21 @@ class UNet(Network):
             Place(name, name, entry[0], _at_level(size, entry[1]), entry[2], entry[3])
             for name, entry in self._table.items()
         )
+
+
+class CodedUNet(UNet):
+    """A U-Net that is told a code: its blocks see time and code (Diff-AE, Preechakul et al. 2022, section 3.1)."""
+
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, augment: Tensor | None = None) -> Tensor:
+        """Run the network; here y is the code, (B, D) or (1, D), and it is needed.
+
+        Errors:
+            ValueError: no code.
+        """
+        if y is None:
+            raise ValueError("this network predicts from a code: give y = z, (B, D)")
+        emb = self.time(time, None, augment)
+        return self.run(x, torch.cat([emb, y.to(emb).expand(len(emb), -1)], dim=1))
 
 
 _Row = tuple[int, int | None, bool, tuple[str, ...]]  # channels, level, attention, aliases
