@@ -6,8 +6,9 @@ from diffrep.autoencoder.kappa import kappa
 from diffrep.autoencoder.model import ShiftAutoencoder
 from diffrep.autoencoder.objective import ShiftObjective, shift_loss
 from diffrep.autoencoder.protocol import Autoencoder
-from diffrep.autoencoder.shift import ShiftEstimator
+from diffrep.autoencoder.shift import Shift, ShiftEstimator
 from diffrep.autoencoder.shifted import ShiftedDenoiser
+from diffrep.autoencoder.tokens import TokenShift
 from diffrep.autoencoder.weightings import WEIGHTINGS, weight
 
 __all__ = [
@@ -15,10 +16,12 @@ __all__ = [
     "Autoencoder",
     "CodeStats",
     "SemanticEncoder",
+    "Shift",
     "ShiftAutoencoder",
     "ShiftEstimator",
     "ShiftObjective",
     "ShiftedDenoiser",
+    "TokenShift",
     "direction",
     "edit",
     "kappa",

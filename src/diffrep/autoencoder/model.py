@@ -16,8 +16,9 @@ from torch import Generator, Tensor, nn
 from diffrep.autoencoder.edit import CodeStats, lerp, slerp
 from diffrep.autoencoder.encoder import SemanticEncoder
 from diffrep.autoencoder.kappa import check_scale
-from diffrep.autoencoder.shift import ShiftEstimator
+from diffrep.autoencoder.shift import Shift
 from diffrep.autoencoder.shifted import ShiftedDenoiser, Weight, frozen
+from diffrep.autoencoder.tokens import shift_for, shift_from_config
 from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import InputError, UsageError, nearest
 from diffrep.randomness import Noise, as_noise, seed_of
@@ -56,7 +57,7 @@ class ShiftAutoencoder(nn.Module):
         self,
         denoiser: Denoiser,
         encoder: SemanticEncoder,
-        shift: ShiftEstimator,
+        shift: Shift,
         *,
         training_scale: str = "posterior",
         sampling_scale: str = "paper",
@@ -82,7 +83,7 @@ class ShiftAutoencoder(nn.Module):
     def fresh(
         cls, denoiser: Denoiser, code_dim: int = 32, *, seed: int = 0, training_scale: str | None = None
     ) -> ShiftAutoencoder:
-        """An untrained autoencoder of a U-Net denoiser, with the presets for small images.
+        """An untrained autoencoder of a U-Net or transformer denoiser, with the presets for small images.
 
         Args:
             denoiser: the base.
@@ -95,7 +96,7 @@ class ShiftAutoencoder(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(seed, "autoencoder"))  # torch.manual_seed seeds GPUs too
             encoder = SemanticEncoder.small(spec.channels, code_dim, spec.size)
-            shift = ShiftEstimator(denoiser.taps, time_width(denoiser), spec.channels, code_dim)
+            shift = shift_for(denoiser.taps, time_width(denoiser), spec, code_dim)
         return cls(denoiser, encoder, shift, training_scale=scale).to(denoiser.device)
 
     @property
@@ -252,7 +253,7 @@ class ShiftAutoencoder(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any], denoiser: Denoiser) -> ShiftAutoencoder:
         """The fresh autoencoder of this base that `config()` described."""
-        encoder, shift = SemanticEncoder.from_config(config["encoder"]), ShiftEstimator.from_config(config["shift"])
+        encoder, shift = SemanticEncoder.from_config(config["encoder"]), shift_from_config(config["shift"])
         scales = {name: config[name] for name in ("training_scale", "sampling_scale")}
         return cls(denoiser, encoder, shift, **scales)
 

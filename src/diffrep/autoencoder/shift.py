@@ -21,7 +21,22 @@ from diffrep.networks.blocks import Attention, QKVOrder, Size, heads_of, norm
 from diffrep.networks.unet import Head
 
 
-class ShiftEstimator(nn.Module):
+class Shift(nn.Module):
+    """What every shift estimator has: (maps of the frozen network, codes) -> G, and how to build it again."""
+
+    code_dim: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the frozen network's taps that `forward` wants."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """All arguments, as JSON can hold them."""
+        raise NotImplementedError
+
+
+class ShiftEstimator(Shift):
     """G: image-shaped, zero until it is trained.
 
     It starts at the last `enc` map, the bottom feature, not at `mid`. Decoder block k takes the k-th last `enc` map

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffrep.autoencoder.kappa import scale_of
-from diffrep.autoencoder.shift import ShiftEstimator
+from diffrep.autoencoder.shift import Shift
 from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec, Tap
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
@@ -35,7 +35,7 @@ def frozen(denoiser: Denoiser) -> Denoiser:
 
 
 def observe(
-    denoiser: Denoiser, shift: ShiftEstimator, x_t: Tensor, level: NoiseLevel, y: Tensor | int | str | None = None
+    denoiser: Denoiser, shift: Shift, x_t: Tensor, level: NoiseLevel, y: Tensor | int | str | None = None
 ) -> tuple[Prediction, dict[str, Tensor]]:
     """One pass of the frozen denoiser: its prediction and the maps that the shift reads."""
     with tapped(denoiser, shift.reads, early_exit=False) as maps:
@@ -81,7 +81,7 @@ class ShiftedDenoiser(nn.Module):
     """
 
     def __init__(
-        self, denoiser: Denoiser, shift: ShiftEstimator, codes: Sequence[Tensor], weights: Sequence[Weight], scale: str
+        self, denoiser: Denoiser, shift: Shift, codes: Sequence[Tensor], weights: Sequence[Weight], scale: str
     ) -> None:
         super().__init__()
         for z in codes:
@@ -90,7 +90,7 @@ class ShiftedDenoiser(nn.Module):
                     f"a code of shape {tuple(z.shape)}", f"expected (B, {shift.code_dim}) or (1, {shift.code_dim})"
                 )
         self.denoiser: Denoiser
-        self.shift: ShiftEstimator
+        self.shift: Shift
         # Beside the module registry: nothing that is trained or saved through this wrapper may reach them.
         self.__dict__.update(denoiser=denoiser, shift=shift)
         self.codes, self.weights, self.scale = tuple(codes), tuple(weights), scale
