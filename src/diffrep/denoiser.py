@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffrep.errors import InputError, UsageError, nearest
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
-from diffrep.schedules import DiscreteSchedule, Schedule
+from diffrep.schedules import DiscreteSchedule, Schedule, schedule_from_config
 
 Denoise = Callable[[Tensor, NoiseLevel], Prediction]
 PARAMETERIZATIONS = ("eps", "x0", "v", "flow", "edm")
@@ -37,10 +37,20 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class SamplingSpec:
-    """A model's own habits when it is sampled: clip x0 to [-1, 1] or not, and the rule of its paths."""
+    """A model's own habits when it is sampled.
+
+    Args:
+        clip: clamp predicted x0 to [-1, 1] in every step.
+        rule: of its paths, see `Schedule.path`.
+        variance: of ancestral steps, see `ddpm`; None: learned where it is learned, else the posterior's.
+        table: config of the schedule that its deterministic sampler walks, where that is not the one it was trained
+            on (DDAE); see `Denoiser.for_sampling`.
+    """
 
     clip: bool = True
     rule: str | None = None
+    variance: str | None = None
+    table: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +254,13 @@ class Denoiser(nn.Module):
             for name in ("input", "parameterization", "conditioning", "sampling", "labels", "sigma_data", "source")
         }
         return Denoiser(self.network, schedule=schedule, **settings).train(self.training)
+
+    def for_sampling(self) -> Denoiser:
+        """This denoiser with the levels that its own program's DDIM sampler walks; the same where they are its own.
+
+        DDAE trains on one table and samples by another (its DDIM ends at alpha-bar 0.9999, see DDAE 1.1.5).
+        """
+        return self if self.sampling.table is None else self.with_schedule(schedule_from_config(self.sampling.table))
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON; `from_config` makes an equal module."""

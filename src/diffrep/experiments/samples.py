@@ -26,6 +26,7 @@ def samples(denoiser: Denoiser, *, rows: int = 2, columns: int = 12, steps: int 
         steps: DDIM steps.
         seed: image i belongs to (seed, i).
     """
+    denoiser = denoiser.for_sampling()
     spec = denoiser.input
     count = rows * columns
     path = denoiser.schedule.path(steps, rule=denoiser.sampling.rule)

@@ -77,16 +77,8 @@ def adm(
         98618499
     """
     width, inner = time_width or 4 * channels, norm(groups)
-    common: dict[str, Any] = {
-        "time_width": width,
-        "norm": inner,
-        "dropout": dropout,
-        "scale_shift": scale_shift,
-        "zero": True,
-    }
-    block: Callable[..., ResBlock] = partial(ResBlock, **common)
-    if code_width is not None:
-        block = partial(CodedBlock, code_width=code_width, **common)
+    kind: Callable[..., ResBlock] = ResBlock if code_width is None else partial(CodedBlock, code_width=code_width)
+    block = partial(kind, time_width=width, norm=inner, dropout=dropout, scale_shift=scale_shift, zero=True)
     resamplers = _resamplers(block)
     down, up = resamplers[known(resampling, "resampling", resamplers)]
     parts = Parts(

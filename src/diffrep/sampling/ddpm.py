@@ -39,8 +39,8 @@ def ddpm(
         denoise: (x_t, level) -> Prediction; a denoiser, a wrapper or a bare callable.
         x: noisy images at path[0], (B, C, H, W); their dtype is kept.
         path: levels in walking order, (N+1,).
-        variance: "posterior" (beta-tilde), "upper" (beta, DDAE's choice) or "learned"; None: "learned" where
-            the network predicts it, else "posterior".
+        variance: "posterior" (beta-tilde), "upper" (beta, DDAE's choice) or "learned"; None: the denoiser's own
+            habit, and where it has none, "learned" where the network predicts it, else "posterior".
         clip: clamp predicted x_0 to [-1, 1]; None: the denoiser's own habit, never for a bare callable.
         noise: where noise comes from, (step, shape) -> Tensor or a generator.
         generator: the same as `noise`, for a torch.Generator.
@@ -59,6 +59,7 @@ def ddpm(
         >>> dr.ddpm(denoiser, noise(0, (2, 1, 8, 8)), denoiser.schedule.path(10), noise=noise).shape
         torch.Size([2, 1, 8, 8])
     """
+    variance = variance or getattr(getattr(denoise, "sampling", None), "variance", None)
     if variance is not None and variance not in VARIANCES:
         raise UsageError(f'unknown variance "{variance}"', nearest(variance, VARIANCES))
     draw, predict = noise_source(noise, generator), predictor(denoise, clip)

@@ -49,6 +49,7 @@ def work(session: Session) -> dict[str, Any]:
     if hasattr(model, "encode"):
         hint = f"sample its base: diffrep sample {model.denoiser.source}"
         raise UsageError(f'"{config.model}" is an autoencoder without a prior of codes', hint)
+    model = model.for_sampling() if config.sampler == "ddim" else model
     denoise = model if config.label is None else conditioned(model, config.label)
     model.schedule.path(config.steps, rule=config.rule)  # a rule or a number of steps that cannot be is refused first
     session.start()
