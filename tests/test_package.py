@@ -74,5 +74,5 @@ def test_wheel_holds_weights_templates_and_types(tmp_path: Path) -> None:
     assert wanted <= names
     assert {n for n in names if not n.startswith(("diffrep/", "diffrep-"))} == set()
     assert "diffrep/py.typed" in names
-    assert "torchvision" not in metadata
+    assert "Requires-Dist: torchvision" not in metadata
     assert "License-Expression: Apache-2.0" in metadata
