@@ -18,7 +18,7 @@ from diffrep.errors import FormatError
 from diffrep.formats import facts as settings
 from diffrep.formats import pickles, tensor_files
 from diffrep.formats.finding import find
-from diffrep.formats.unpickling import Inert
+from diffrep.formats.inert import Inert
 
 __all__ = [
     "MISSING",

@@ -7,7 +7,6 @@ of PyTorch would refuse the classes that EDM, Lightning and DiT name; here nothi
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
 from collections.abc import Callable
@@ -20,38 +19,15 @@ import torch
 from torch import Tensor
 
 from diffrep.errors import FormatError
-from diffrep.formats.unpickling import Building, Inert, Machine, Name, Settable
+from diffrep.formats.inert import Inert, Name
+from diffrep.formats.rebuilders import REBUILDERS, STORAGES, Storage, sizes
+from diffrep.formats.unpickling import Machine
 from diffrep.formats.zips import entries
 
-STORAGES = {
-    f"torch.{name}Storage": dtype
-    for name, dtype in {
-        "Float": torch.float32,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Double": torch.float64,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-    }.items()
-}
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of torch's files before version 1.6."""
 HARMLESS = {"collections", "datetime", "decimal", "enum", "fractions", "pathlib", "types", "uuid"}
 """Modules of the standard library whose objects checkpoints do hold; kept as `Inert`."""
-MAX_EXPANDED = 64 << 20
-"""A tensor with stride 0 may stand for so many bytes more than its storage holds."""
-
-
-@dataclass(eq=False)
-class Storage:
-    """A run of bytes that tensors are views of."""
-
-    dtype: torch.dtype
-    bytes: torch.UntypedStorage
 
 
 @dataclass
@@ -70,7 +46,7 @@ class Reader:
     @property
     def buffer(self) -> memoryview:
         """The bytes, for parsing."""
-        return memoryview(self.mapping.numpy())
+        return memoryview(self.mapping.numpy())  # type: ignore[arg-type]
 
     def machine(self, persistent: Callable[[Any], Any] | None = None, part: slice = slice(None)) -> Machine:
         """A pickle machine over (a part of) the file."""
@@ -81,7 +57,7 @@ class Reader:
         if name == "torch.storage._load_from_bytes":
             return self.storage_in_bytes(*args)
         if name in REBUILDERS:
-            return REBUILDERS[name](self, *args)
+            return REBUILDERS[name](self.call, *args)
         module = name.split(".")[0]
         foreign = module not in sys.stdlib_module_names and module != "torch"
         if not (foreign or module in HARMLESS or name.startswith(("torch.nn.", "torch.optim."))):
@@ -131,8 +107,7 @@ def read(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
     size = path.stat().st_size
     if size == 0:
         raise FormatError(f"{path} is empty", "copy the file again")
-    storage = torch.UntypedStorage.from_file(str(path), False, size)
-    reader = Reader(torch.empty(0, dtype=torch.uint8).set_(storage))
+    reader = Reader(torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8))
     try:
         if bytes(reader.buffer[:4]) == b"PK\x03\x04":
             return zipped(path, reader)
@@ -179,7 +154,7 @@ def legacy(reader: Reader) -> Any:  # noqa: ANN401 (whatever the file holds)
     def look(key: Any) -> Storage:  # noqa: ANN401 (what the file says)
         dtype, name, count = storage_key(key)
         wanted[name] = (dtype, count)
-        return Storage(dtype, torch.UntypedStorage(0))
+        return Storage(dtype, torch.UntypedStorage(0))  # type: ignore[no-untyped-call]
 
     first = Machine(reader.buffer, skip_tensors, look)
     start = end
@@ -206,112 +181,6 @@ def storage_key(key: Any) -> tuple[torch.dtype, str, int]:  # noqa: ANN401 (what
     if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage" or (len(key) == 6 and key[5]):
         raise FormatError("the pickle refers to something that is no storage", "no checkpoint does that")
     kind, name, count = key[1], key[2], key[4]
-    if not isinstance(kind, Name) or kind.full not in STORAGES or not isinstance(name, str) or not _sizes((count,)):
+    if not isinstance(kind, Name) or kind.full not in STORAGES or not isinstance(name, str) or not sizes((count,)):
         raise FormatError("the pickle refers to a storage of an unknown type", f"known: {', '.join(STORAGES)}")
     return STORAGES[kind.full], name, count
-
-
-def _sizes(numbers: Any) -> bool:  # noqa: ANN401 (what the file says)
-    return isinstance(numbers, tuple) and all(type(n) is int and 0 <= n < 1 << 48 for n in numbers)
-
-
-def tensor(reader: Reader, storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:  # noqa: ANN401
-    """A view of a storage, refused where it would reach beyond it or stand for far more than the file holds."""
-    if not isinstance(storage, Storage) or not (_sizes((offset,)) and _sizes(size) and _sizes(stride)):
-        raise TypeError("a tensor needs a storage, an offset, sizes and strides")
-    if len(size) != len(stride) or len(size) > 16:
-        raise ValueError("a tensor needs one stride per size")
-    there, width = storage.bytes.nbytes(), storage.dtype.itemsize
-    count = 1
-    for n in size:
-        count *= n
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if count and (last + 1) * width > there:
-        raise FormatError("a tensor reaches beyond its storage", "copy the file again")
-    if count * width > there + MAX_EXPANDED:
-        raise FormatError(f"a tensor of shape {size[:6]} stands for far more than the file holds", "do not use it")
-    return torch.empty(0, dtype=storage.dtype).set_(storage.bytes, offset, size, stride)  # type: ignore[call-overload,no-any-return]
-
-
-def subclassed(reader: Reader, function: Any, kind: Any, args: Any, state: Any = None) -> Any:  # noqa: ANN401
-    """A tensor of a subclass: the tensor."""
-    return reader.call(function.full, args)
-
-
-def dtype_of(reader: Reader, code: Any, *flags: Any) -> Building:  # noqa: ANN401 (what the file says)
-    """NumPy's dtype: plain numbers only."""
-    if not isinstance(code, str) or not re.fullmatch(r"[biufc](1|2|4|8|16)|\?", code):
-        raise TypeError(f"a NumPy array of type {code!r:.40} is not read")
-    dtype = np.dtype(code)
-    building = Building(lambda state: ArrayType(dtype.newbyteorder(">" if state[1] == ">" else "<")))
-    return building
-
-
-@dataclass(eq=False)
-class ArrayType:
-    """A NumPy dtype inside a pickle."""
-
-    dtype: np.dtype[Any]
-
-
-def scalar(reader: Reader, kind: Any, raw: Any) -> Any:  # noqa: ANN401 (what the file says)
-    """A NumPy number, as Python's."""
-    if isinstance(kind, ArrayType) and isinstance(raw, memoryview | bytes):
-        return np.frombuffer(raw, kind.dtype, 1)[0].item()
-    raise TypeError("a NumPy number needs a type and bytes")
-
-
-def array(reader: Reader, *args: Any) -> Building:  # noqa: ANN401 (what the file says)
-    """A NumPy array, as a tensor."""
-
-    def finish(state: Any) -> Tensor:  # noqa: ANN401 (what the file says)
-        _, shape, kind, fortran, raw = state
-        if not isinstance(kind, ArrayType) or not isinstance(raw, memoryview | bytes) or not _sizes(shape):
-            raise TypeError("a NumPy array needs a shape, a type and bytes")
-        flat = np.frombuffer(raw, kind.dtype).astype(kind.dtype.newbyteorder("="))
-        return torch.from_numpy(flat.reshape(shape, order="F" if fortran else "C"))
-
-    return Building(finish)
-
-
-def encoded(reader: Reader, text: Any, encoding: Any) -> bytes:  # noqa: ANN401 (what the file says)
-    """Bytes, as protocol 2 writes them."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise TypeError("only bytes as latin-1 are read")
-    return text.encode("latin-1")
-
-
-def persistence(reader: Reader, meta: Any) -> Inert:  # noqa: ANN401 (what the file says)
-    """An object of NVIDIA's torch_utils.persistence: its class and state; the source text is dropped unread."""
-    if not isinstance(meta, dict) or not isinstance(meta.get("class_name"), str):
-        raise TypeError("a persistent object needs a class_name")
-    return Inert(meta["class_name"], (), meta.get("state"))
-
-
-REBUILDERS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": tensor,
-    "torch._utils._rebuild_tensor_v2": tensor,
-    "torch._utils._rebuild_parameter": lambda reader, data, *rest: data,
-    "torch._utils._rebuild_parameter_with_state": lambda reader, data, *rest: data,
-    "torch._tensor._rebuild_from_type_v2": subclassed,
-    "torch.Size": lambda reader, sizes=(): tuple(sizes),
-    "torch.device": lambda reader, *name: ":".join(str(part) for part in name),
-    "torch_utils.persistence._reconstruct_persistent_obj": persistence,
-    "collections.OrderedDict": lambda reader, *items: dict(*items),
-    "collections.defaultdict": lambda reader, *factory: {},
-    "collections.Counter": lambda reader, *items: dict(*items),
-    "argparse.Namespace": lambda reader: Settable(),
-    "dnnlib.util.EasyDict": lambda reader: {},
-    "_codecs.encode": encoded,
-    "numpy.dtype": dtype_of,
-}
-REBUILDERS |= {
-    f"{module}.{name}": call
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    for name, call in (("scalar", scalar), ("_reconstruct", array))
-}
-for _builtins in ("builtins", "__builtin__"):
-    REBUILDERS[f"{_builtins}.set"] = lambda reader, items=(): set(items)
-    REBUILDERS[f"{_builtins}.frozenset"] = lambda reader, items=(): frozenset(items)
-    REBUILDERS[f"{_builtins}.dict"] = lambda reader, *items: dict(*items)
-"""Name in a pickle -> what diffrep builds for it. Nothing else is ever called."""
