@@ -1,0 +1,155 @@
+"""Files of U-ViT: a state dict of tokens and long skips, noise predicted at times that the program counts from 1.
+
+The file tells neither the number of heads nor which of the program's two kinds of time it was trained on: `continuous`
+(pixels, the variance-preserving SDE with beta from 0.1 to 20, the network sees 999 t) or `discrete` (latents, Stable
+Diffusion's betas, the network sees n = 1..1000); nor whether the last label means "no class" (DDAE 2.5, 5.8).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
+from diffrep.errors import FormatError, nearest
+from diffrep.formats.content import Content, require, state_dict
+from diffrep.formats.dit_tensors import check_facts, depth_of, fact, filled, ratio, source_of
+from diffrep.formats.families import Family
+from diffrep.schedules import DiscreteSchedule
+
+RENAMED = (
+    (r"^pos_embed$", "positions"),
+    (r"^patch_embed\.", "patch."),
+    (r"^time_embed\.0\.", "time.linear1."),
+    (r"^time_embed\.2\.", "time.linear2."),
+    (r"^label_emb\.", "classes."),
+    (r"^decoder_pred\.", "linear."),
+    (r"^final_layer\.", "conv."),
+    (r"\.attn\.proj\.", ".attention.out."),
+    (r"\.attn\.", ".attention."),
+    (r"\.mlp\.fc(\d)\.", r".feed_forward.linear\1."),
+    (r"\.skip_linear\.", ".join."),
+)
+"""From the program's names of tensors to ours, in this order; blocks are counted through besides."""
+
+
+def renamed(official: str, half: int) -> str:
+    """Our name of a U-ViT's tensor; `half` is the number of blocks before the middle one.
+
+    Example:
+        >>> renamed("out_blocks.0.mlp.fc1.weight", 2)
+        'blocks.3.feed_forward.linear1.weight'
+    """
+    for pattern, ours in RENAMED:
+        official = re.sub(pattern, ours, official)
+    official = re.sub(r"^in_blocks\.", "blocks.", official)
+    official = re.sub(r"^mid_block\.", f"blocks.{half}.", official)
+    return re.sub(r"^out_blocks\.(\d+)", lambda found: f"blocks.{int(found[1]) + half + 1}", official)
+
+
+def tensors_of(content: Content) -> dict[str, Tensor]:
+    """The weights, by official name; {} where there are none."""
+    return {name.removeprefix("module."): t for name, t in state_dict(content.data).items()}
+
+
+def recognizes(content: Content) -> bool:
+    """Whether the file holds a U-ViT's tensors."""
+    return {"pos_embed", "patch_embed.proj.weight", "mid_block.attn.qkv.weight"} <= tensors_of(content).keys()
+
+
+def load(content: Content) -> Denoiser:
+    """The denoiser of a U-ViT file, on the CPU, in eval mode.
+
+    Errors:
+        FormatError: facts that the file cannot tell (`num_heads`, `time`, and `null_class` of a table of labels), or
+            tensors that do not fit.
+    """
+    tensors = tensors_of(content)
+    asked = ["num_heads", "time"] + (["null_class"] if "label_emb.weight" in tensors else [])
+    require(content, "a U-ViT checkpoint", asked)
+    recipe = {"layout": "uvit", **outline(content, tensors)}
+    kind = str(fact(content, "time"))
+    if kind not in SCHEDULES:
+        raise FormatError(f'time is "{kind}"', nearest(kind, SCHEDULES))
+    network = filled(recipe, tensors, content, lambda name: renamed(name, recipe["depth"] // 2))
+    latent = kind == "discrete"
+    made = Denoiser(
+        network,
+        schedule=SCHEDULES[kind](),
+        input=InputSpec(recipe["image_channels"], recipe["size"], latent=latent),
+        conditioning=Conditioning(offset=1.0),
+        sampling=SamplingSpec(clip=not latent),
+        labels=labels_of(content, recipe["classes"]),
+        source=source_of(content),
+    )
+    return made.eval()
+
+
+def outline(content: Content, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the tensors' shapes tell of the network, in the builder's words, and the heads, which they do not.
+
+    Errors:
+        FormatError: shapes that are none of a U-ViT's, or that contradict the facts.
+    """
+    classes = tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else None
+    try:
+        tokens, width = tensors["pos_embed"].shape[1:]
+        _, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+        hidden = tensors["mid_block.mlp.fc1.weight"].numel() // width
+    except (ValueError, KeyError, ZeroDivisionError) as error:
+        raise FormatError(f"{content.path} has no U-ViT's tensors: {error}") from error
+    patches = tokens - (1 if classes is None else 2)
+    side, heads = math.isqrt(max(patches, 0)), fact(content, "num_heads")
+    if side * side != patches:
+        raise FormatError(f"{content.path} has {patches} patches", "U-ViT has square images: a square number")
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise FormatError(
+            f"num_heads is {heads}, but {content.path} has a width of {width}", "it must divide the width"
+        )
+    recipe: dict[str, Any] = {
+        **{"image_channels": channels, "size": side * patch, "patch": patch, "width": width, "heads": heads},
+        "depth": 2 * depth_of(tensors, "in_blocks"),
+        "mlp_ratio": ratio(hidden, width),
+        "qkv_bias": "mid_block.attn.qkv.bias" in tensors,
+        "time_layers": "time_embed.0.weight" in tensors,
+        "classes": classes,
+        "skip": "out_blocks.0.skip_linear.weight" in tensors,
+        "conv": "final_layer.weight" in tensors,
+    }
+    official = {"img_size": "size", "patch_size": "patch", "in_chans": "image_channels", "embed_dim": "width"}
+    check_facts(content, {theirs: recipe[ours] for theirs, ours in official.items()} | {"depth": recipe["depth"]})
+    return recipe
+
+
+def labels_of(content: Content, rows: int | None) -> LabelSpec | None:
+    """The classes; `null_class` is the label that means "no class" (1000 of U-ViT's 1001), or false for none."""
+    null = fact(content, "null_class", False)
+    if rows is None:
+        return None
+    if null is False:
+        return LabelSpec(rows)
+    if isinstance(null, bool) or not isinstance(null, int) or null != rows - 1:
+        raise FormatError(f"null_class is {null}", f"expected {rows - 1}, the last of {rows} labels, or false")
+    return LabelSpec(rows - 1, null=null)
+
+
+def continuous() -> DiscreteSchedule:
+    """The variance-preserving SDE with beta from 0.1 to 20 at 999 t = 1..999; between them it is interpolated."""
+    t = torch.arange(1, 1000, dtype=torch.float64) / 999
+    return DiscreteSchedule(torch.exp(-(0.1 * t + 19.9 * t**2 / 2)))
+
+
+def discrete() -> DiscreteSchedule:
+    """Stable Diffusion's betas, evenly spaced in their square roots, at n = 1..1000."""
+    betas = torch.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=torch.float64) ** 2
+    return DiscreteSchedule(torch.cumprod(1 - betas, 0))
+
+
+SCHEDULES = {"continuous": continuous, "discrete": discrete}
+
+FAMILY = Family("U-ViT", recognizes, load, license="MIT", compared=False)
