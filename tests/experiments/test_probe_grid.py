@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffrep.errors import InputError
-from diffrep.experiments.probe_grid import features_of, probe_grid, raw_pixels, split_name
+from diffrep.experiments.probe_grid import features_of, probe_grid, raw_pixels, split_name, untrained_networks
 from diffrep.extraction import extract
 from diffrep.tap_features import TapFeatures
 
@@ -25,7 +25,7 @@ def test_every_network_is_probed_the_same_way(denoiser, digits):
         denoiser.schedule.at([0, 40]),
         per_class=3,
         draws=2,
-        initializations=2,
+        controls=untrained_networks(denoiser, 2, 0),
         progress=lambda *at: seen.append(at),
     )
     for name in ("trained", "untrained", "raw_pixels", "trained_2x2", "untrained_2x2"):

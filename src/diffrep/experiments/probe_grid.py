@@ -60,7 +60,7 @@ def probe_grid(
     taps: str | Sequence[str] = "*",
     per_class: int = 10,
     draws: int = 20,
-    initializations: int = 3,
+    controls: Sequence[Denoiser] | None = None,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -74,8 +74,8 @@ def probe_grid(
         taps: names or globs.
         per_class: labels per class of the few-label probes.
         draws: how many few-label subsets are averaged; all networks get the same ones.
-        initializations: how many untrained networks are averaged.
-        seed: of noise, folds, subsets and initializations.
+        controls: untrained networks that are averaged; None makes three.
+        seed: of noise, folds, subsets and untrained networks.
         batch_size: images per pass.
         progress: called with ("features", networks done, networks in all), then with ("probes", ...).
 
@@ -89,7 +89,7 @@ def probe_grid(
     for name in SPLITS:
         if splits[name].labels is None:
             raise InputError(f"the split {name!r} of {splits[name].source} has no labels", "a probe needs labels")
-    networks = [denoiser, *(untrained(denoiser, seed_of_control(seed, k)) for k in range(initializations))]
+    networks = [denoiser, *(untrained_networks(denoiser, 3, seed) if controls is None else controls)]
     found: dict[str, list[Probed]] = {pool: [] for pool in POOLS}
     for done, network in enumerate(networks, start=1):
         parts = features_of(network, splits, levels, taps=taps, seed=seed, batch_size=batch_size)
@@ -103,9 +103,9 @@ def probe_grid(
     return Outcome(_results(found, pixels), about={"grids": {pool: found[pool][0].table for pool in POOLS}})
 
 
-def seed_of_control(seed: int, number: int) -> int:
-    """Seed of the untrained network of this number; different runs average different networks."""
-    return 1000 * seed + number
+def untrained_networks(denoiser: Denoiser, count: int, seed: int) -> list[Denoiser]:
+    """Untrained networks of the same shape; runs of different seeds average different ones."""
+    return [untrained(denoiser, 1000 * seed + k) for k in range(count)]
 
 
 def features_of(

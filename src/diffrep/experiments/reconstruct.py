@@ -96,7 +96,7 @@ class Walk:
         return torch.cat([work(slice(k, k + self.batch_size)) for k in starts])
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def reconstruct(
     autoencoder: Any,  # noqa: ANN401 (the Autoencoder protocol, either class)
     images: Tensor,
