@@ -1,0 +1,158 @@
+"""Checkpoints of DDAE (Xiang et al. 2023): `.pth` with MODEL, EMA and opt, beside a YAML config.
+
+DDPM and EDM models have the same tensors, so the config must travel with the file. The program counts t from 1 and
+shows the network t / n_T; its DDIM sampler walks another table than training (DDAE 1.1.2). Tables are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from diffrep.denoiser import Conditioning, Denoiser, InputSpec, SamplingSpec
+from diffrep.errors import FormatError
+from diffrep.formats import official_names
+from diffrep.formats.content import Content, require, tensors_in
+from diffrep.formats.families import Family
+from diffrep.formats.guided_diffusion import built, tensor
+from diffrep.networks import UNet
+from diffrep.schedules import DiscreteSchedule, EDMSchedule
+
+EDM_FACTS = ("sigma_data", "p_mean", "p_std", "sigma_min", "sigma_max", "rho")
+PLACES = (
+    ("EMA", "ema_model.nn_model."),
+    ("EMA", "ema_model.module.nn_model."),
+    ("MODEL", "module.nn_model."),
+    ("MODEL", "nn_model."),
+)
+"""Where the network's tensors are, the best first: the moving average, as the program's own features use."""
+
+
+def recognizes(content: Content) -> bool:
+    """Whether a state dict with the program's prefixes, or its bare network, is inside."""
+    return _find(content) is not None
+
+
+def load(content: Content) -> Denoiser:
+    """Make the denoiser.
+
+    Errors:
+        FormatError: model type, head width or another fact is missing, or tensors are missing or left over.
+    """
+    state = _find(content) or {}
+    family = "a DDAE checkpoint"
+    written = content.has("n_channels")  # with the network's arguments at hand, an absent head width is the default
+    kind = str(content.fact("model_type", "")).upper()
+    more = ("n_T", "betas") if kind == "DDPM" else EDM_FACTS if kind == "EDM" else ()
+    require(content, family, ["model_type", *([] if written else ["attn_channels_per_head"]), "image_shape", *more])
+    if kind not in ("DDPM", "EDM"):
+        raise FormatError(f'{content.path} has model_type "{content.fact("model_type")}"', "expected DDPM or EDM")
+    channels, height, width = (int(n) for n in content.fact("image_shape"))
+    if height != width:
+        raise FormatError(f"images of {height}x{width}", "expected square ones")
+    network = _network(content, state)
+    settings = _edm(content) if kind == "EDM" else _ddpm(content)
+    return Denoiser(network, input=InputSpec(channels, height), source=str(content.path), **settings).eval()
+
+
+FAMILY = Family("DDAE", recognizes, load, "none stated", compared=True)
+
+
+def tables(beta_start: float, beta_end: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Alpha-bar at t = 0..steps as the program rounds it: exp(cumsum(log(1 - beta))) in float32 (DDAE 1.1.2).
+
+    Returns:
+        (training, DDIM), each (steps + 1,). Training has beta 0 at t = 0; DDIM has the first beta there.
+    """
+
+    def abar(betas: Tensor) -> Tensor:
+        return torch.exp(torch.cumsum(torch.log(1 - betas), dim=0))
+
+    line = torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
+    other = torch.linspace(beta_start, beta_end, steps + 1, dtype=torch.float32)
+    return abar(torch.cat([torch.zeros(1), line])), abar(other)
+
+
+def outline(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+    """What names and shapes tell: arguments of `networks.ddpm` and `networks.ddpmpp`, and the layout.
+
+    Errors:
+        FormatError: a tensor is missing without which nothing can be told.
+    """
+    stem = tensor(state, "image_proj.weight", file)
+    count = len({name.split(".")[1] for name in state if name.startswith("down.")})
+    kinds = [_kind(state, k) for k in range(count)]
+    levels: list[list[int]] = [[]]
+    for k, kind in enumerate(kinds):
+        if kind == "res":
+            levels[-1].append(k)
+        else:
+            levels.append([])
+    if not all(levels):
+        raise FormatError(f"the blocks in {file} are no levels: {', '.join(kinds)}", "is the file whole?")
+    widths = [tensor(state, f"down.{level[0]}.res.conv1.weight", file).shape[0] for level in levels]
+    augment = state.get("time_emb.aug_emb.weight")
+    return {
+        "layout": "ddpmpp" if "op" in kinds else "ddpm",
+        "image_channels": stem.shape[1],
+        "channels": stem.shape[0],
+        "multipliers": [width // stem.shape[0] for width in widths],
+        "attention": [any(f"down.{level[0]}.attn.{p}.weight" in state for p in ("norm", "output")) for level in levels],
+        "blocks": len(levels[0]),
+        "augment_dim": 0 if augment is None else augment.shape[1],
+    }
+
+
+def _find(content: Content) -> dict[str, Tensor] | None:
+    data = content.data if isinstance(content.data, Mapping) else {}
+    for key, prefix in PLACES:
+        part = tensors_in(data.get(key))
+        state = {name.removeprefix(prefix): t for name, t in part.items() if name.startswith(prefix)}
+        if state:
+            return state
+    flat = {name.removeprefix("nn_model."): t for name, t in tensors_in(data).items()}
+    return flat if {"image_proj.weight", "final.weight"} <= flat.keys() else None
+
+
+def _network(content: Content, state: Mapping[str, Tensor]) -> UNet:
+    head_width = content.fact("attn_channels_per_head", None)
+    config = {
+        **outline(state, content.path),
+        "head_width": None if head_width is None else int(head_width),
+        "dropout": float(content.fact("dropout", 0.0)),
+    }
+    network = cast(UNet, built(config, content.path))
+    official_names.load_official(network, state, official_names.ddae(network), content.path)
+    return network
+
+
+def _ddpm(content: Content) -> dict[str, Any]:
+    steps = int(content.fact("n_T"))
+    start, end = (float(beta) for beta in content.fact("betas"))
+    training, sampling = (table.double() for table in tables(start, end, steps))
+    walked = DiscreteSchedule(sampling[1:], clean=float(sampling[0]))
+    return {
+        "schedule": DiscreteSchedule(training[1:], clean=float(training[0])),
+        "conditioning": Conditioning(scale=1 / steps, offset=1),
+        "sampling": SamplingSpec(clip=True, rule="ddae", variance="upper", table=walked.config()),
+    }
+
+
+def _edm(content: Content) -> dict[str, Any]:
+    facts: dict[str, Any] = {name: float(content.fact(name)) for name in EDM_FACTS}
+    return {
+        "sigma_data": facts.pop("sigma_data"),
+        "schedule": EDMSchedule(**facts),
+        "parameterization": "edm",
+        "conditioning": Conditioning("log-sigma", scale=0.25),
+        "sampling": SamplingSpec(clip=True, rule="karras"),
+    }
+
+
+def _kind(state: Mapping[str, Tensor], k: int) -> str:
+    kinds = {name.split(".")[2] for name in state if name.startswith(f"down.{k}.")}
+    return next((kind for kind in ("op", "conv") if kind in kinds), "res")

@@ -1,0 +1,248 @@
+"""State dicts of guided-diffusion and improved-diffusion (Dhariwal and Nichol 2021; Nichol and Dhariwal 2021).
+
+A flat dictionary of the network's tensors. Widths, levels, attention, classes, learned variance and both styles of
+resampling are read from names and shapes; heads, the order of q, k and v, schedule and time are not in the file.
+`outline` and `named_schedule` serve the programs that have this network too: PDAE and Diff-AE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
+from diffrep.errors import FormatError
+from diffrep.formats import official_names
+from diffrep.formats.content import Content, require, tensors_in
+from diffrep.formats.families import Family
+from diffrep.formats.folder import build_network
+from diffrep.networks import UNet
+from diffrep.schedules import DiscreteSchedule
+
+State = Mapping[str, Tensor]
+
+
+def recognizes(content: Content) -> bool:
+    """Whether the file is a flat state dict of input, middle and output blocks."""
+    return {"input_blocks", "output_blocks"} <= {name.split(".")[0] for name in tensors_in(content.data)}
+
+
+def load(content: Content) -> Denoiser:
+    """Make the denoiser.
+
+    Errors:
+        FormatError: facts are missing or contradict the file, or tensors are missing or left over.
+    """
+    state = tensors_in(content.data)
+    shape = outline(state, content.path)
+    family = "a guided-diffusion checkpoint"
+    attention = heads_of(content, family)
+    steps = "diffusion_steps" if content.has("diffusion_steps") else "steps"
+    require(content, family, ["image_size", steps, "noise_schedule", "rescale_timesteps"])
+    check_facts(content, shape)
+    network = filled(content, {**shape, **attention, "dropout": float(content.fact("dropout", 0.0))}, state)
+    count = int(content.fact(steps))
+    classes = shape["classes"]
+    denoiser = Denoiser(
+        network,
+        schedule=named_schedule(str(content.fact("noise_schedule")), count),
+        input=InputSpec(shape["image_channels"], int(content.fact("image_size"))),
+        parameterization="x0" if content.fact("predict_xstart", False) else "eps",
+        conditioning=Conditioning(scale=1000 / count if content.fact("rescale_timesteps") else 1.0),
+        sampling=SamplingSpec(clip=True, rule="guided-diffusion", variance=_variance(content, shape)),
+        labels=LabelSpec(classes) if classes else None,
+        source=str(content.path),
+    )
+    return denoiser.eval()
+
+
+FAMILY = Family("guided-diffusion", recognizes, load, "MIT", compared=True)
+
+
+def outline(state: State, file: Path, time: str = "time_embed") -> dict[str, Any]:
+    """What names and shapes tell about an ADM: arguments of `networks.adm`, without heads.
+
+    Args:
+        state: tensors by official name.
+        file: for messages.
+        time: name of the time embedding.
+
+    Errors:
+        FormatError: a tensor is missing without which nothing can be told, or this is an up-sampling model.
+    """
+    stem, head = tensor(state, "input_blocks.0.0.weight", file), tensor(state, "out.2.weight", file)
+    images, outputs = stem.shape[1], head.shape[0]
+    if outputs not in (images, 2 * images) or images == 6:
+        raise FormatError(
+            f"the network in {file} maps {images} channels to {outputs}",
+            "expected as many, or twice as many with a learned variance; up-sampling models are not read",
+        )
+    base = tensor(state, f"{time}.0.weight", file)
+    levels = _levels(state, file)
+    widths = [tensor(state, f"output_blocks.{k}.0.out_layers.3.weight", file).shape[0] for k in levels]
+    first = tensor(state, "input_blocks.1.0.emb_layers.1.weight", file).shape[0]
+    labels = state.get("label_emb.weight")
+    return {
+        "image_channels": images,
+        "channels": base.shape[1],
+        "multipliers": [_ratio(width, base.shape[1]) for width in widths],
+        "attention": [f"output_blocks.{k}.1.qkv.weight" in state for k in levels],
+        "blocks": _count(state) // len(levels) - 1,
+        "classes": None if labels is None else labels.shape[0],
+        "learns_variance": outputs == 2 * images,
+        "scale_shift": first == 2 * tensor(state, "input_blocks.1.0.in_layers.2.weight", file).shape[0],
+        "resampling": "conv" if any(".op." in name for name in state) else "residual",
+        "time_width": base.shape[0],
+    }
+
+
+def heads_of(content: Content, family: str, width: str = "num_head_channels") -> dict[str, Any]:
+    """Heads and the order of q, k and v, as arguments of `networks.adm`; the order matters for several heads only.
+
+    Args:
+        content: whose facts are asked.
+        family: for the message.
+        width: the program's name for channels per head; None and -1 stand for none.
+
+    Errors:
+        FormatError: naming what is missing; or decoder and encoder differ.
+    """
+    channels = content.fact(width, None)
+    head_width = None if channels in (None, -1) else int(channels)
+    single = head_width is None and content.fact("num_heads", None) == 1
+    wanted = ([] if head_width else ["num_heads"]) + ([] if single else ["use_new_attention_order"])
+    require(content, family, wanted)
+    heads = int(content.fact("num_heads", 1))
+    upward = content.fact("num_heads_upsample", -1)
+    if head_width is None and upward not in (None, -1, heads):
+        raise FormatError(f"num_heads_upsample is {upward}, num_heads {heads}", "expected equal numbers of heads")
+    new = bool(content.fact("use_new_attention_order", False))
+    return {"heads": heads, "head_width": head_width, "order": "qkv" if new else "heads"}
+
+
+def check_facts(content: Content, shape: Mapping[str, Any]) -> None:
+    """Compare the facts that the file does tell with what it tells.
+
+    Errors:
+        FormatError: naming each fact that is another model's.
+    """
+    factors = {2**k for k, attends in enumerate(shape["attention"]) if attends}
+    told = {
+        "in_channels": shape["image_channels"],
+        "out_channels": shape["image_channels"] * (2 if shape["learns_variance"] else 1),
+        "model_channels": shape["channels"],
+        "num_res_blocks": shape["blocks"],
+        "channel_mult": list(shape["multipliers"]),
+        "use_scale_shift_norm": shape["scale_shift"],
+        "learn_sigma": shape["learns_variance"],
+    }
+    wrong = [
+        f"{name} is {given}, in the file {value}"
+        for name, value in told.items()
+        if (given := content.fact(name, None)) not in (None, "", value) and not _same(given, value)
+    ]
+    given = content.fact("attention_resolutions", None)
+    if isinstance(given, list | tuple) and set(given) & {2**k for k in range(len(shape["attention"]))} != factors:
+        wrong.append(f"attention_resolutions are {list(given)}, in the file {sorted(factors)}")
+    if wrong:
+        raise FormatError(
+            f"{content.origin} does not belong to {content.path} ({'; '.join(wrong)})", "is it another model's?"
+        )
+
+
+def filled(content: Content, arguments: Mapping[str, Any], state: State, time: str = "time_embed") -> UNet:
+    """Build an ADM and load it whole.
+
+    Errors:
+        FormatError: no such network can be built, or the tensors do not fit.
+    """
+    network = cast(UNet, built({"layout": "adm", **arguments}, content.path))
+    official_names.load_official(network, state, official_names.adm(network, time), content.path)
+    return network
+
+
+def built(config: dict[str, Any], file: Path) -> torch.nn.Module:
+    """Build a network; what does not go together is the file's fault, or its config's.
+
+    Errors:
+        FormatError: with the builder's reason.
+    """
+    try:
+        return build_network(config)
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"no network can be built for {file}: {error}", "is its config another model's?") from error
+
+
+def named_schedule(name: str, steps: int) -> DiscreteSchedule:
+    """The schedules of guided-diffusion and Diff-AE by name: "linear", "cosine", "const0.008" and the like.
+
+    The linear one is made for 1000 steps; others have betas larger by 1000 / steps.
+
+    Errors:
+        FormatError: another name.
+    """
+    if name == "linear":
+        return DiscreteSchedule.linear(steps, 1e-4 * 1000 / steps, 0.02 * 1000 / steps)
+    if name == "cosine":
+        return DiscreteSchedule.cosine(steps)
+    if constant := re.fullmatch(r"const(0\.\d+)", name):
+        beta = torch.full((steps,), float(constant[1]), dtype=torch.float64)
+        return DiscreteSchedule(torch.cumprod(1 - beta, 0))
+    raise FormatError(f'unknown noise schedule "{name}"', 'expected "linear", "cosine" or a constant like "const0.008"')
+
+
+def tensor(state: State, name: str, file: Path) -> Tensor:
+    """A tensor by name.
+
+    Errors:
+        FormatError: it is not in the file.
+    """
+    if name not in state:
+        raise FormatError(f"{file} has no tensor {name} (1 missing: {name})", "is the file whole, and of this program?")
+    return state[name]
+
+
+def _count(state: State) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
+
+
+def _levels(state: State, file: Path) -> list[int]:
+    """The first output block of each level, from the full resolution down."""
+    count = _count(state)
+    ups = [
+        k
+        for k in range(count)
+        if any(f"output_blocks.{k}.{j}.{part}.weight" in state for j in (1, 2) for part in ("in_layers.0", "conv"))
+    ]
+    levels = len(ups) + 1
+    if count == 0 or count % levels or ups != [k for k in range(count - 1) if (k + 1) % (count // levels) == 0]:
+        raise FormatError(
+            f"the {count} output blocks in {file} are no {levels} levels of equal length", "is the file whole?"
+        )
+    return list(range(0, count, count // levels))[::-1]
+
+
+def _ratio(width: int, base: int) -> int | float:
+    return width // base if width % base == 0 else width / base
+
+
+def _same(given: Any, value: Any) -> bool:  # noqa: ANN401 (what a config says)
+    """Whether a config's value is the file's; "1,2,4" is a list on the program's command line."""
+    if isinstance(given, str) and isinstance(value, list):
+        try:
+            return [float(part) for part in given.split(",")] == [float(v) for v in value]
+        except ValueError:
+            return False
+    return list(given) == value if isinstance(given, tuple) else bool(given == value)
+
+
+def _variance(content: Content, shape: Mapping[str, Any]) -> str | None:
+    """Ancestral steps without a learned variance have beta, unless the program was told `sigma_small`."""
+    if shape["learns_variance"]:
+        return None
+    return "posterior" if content.fact("sigma_small", False) else "upper"

@@ -1,0 +1,95 @@
+"""State dicts of pytorch_diffusion, a port of DDPM's own checkpoints (Ho et al. 2020).
+
+A flat dictionary with one convolution each for q, k and v, and `up` counted by level. Down-sampling pads right and
+bottom only; GroupNorm has eps 1e-6; time is the whole t, from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec
+from diffrep.errors import FormatError
+from diffrep.formats import official_names
+from diffrep.formats.content import Content, require, tensors_in
+from diffrep.formats.families import Family
+from diffrep.formats.guided_diffusion import built, tensor
+from diffrep.networks import UNet
+from diffrep.schedules import DiscreteSchedule
+
+VARIANCES = {"fixedlarge": "upper", "fixedsmall": "posterior"}
+
+
+def recognizes(content: Content) -> bool:
+    """Whether the file is a flat state dict with the port's names."""
+    names = tensors_in(content.data).keys()
+    return any(n.startswith("temb.dense.") for n in names) and any(n.startswith("mid.block_") for n in names)
+
+
+def load(content: Content) -> Denoiser:
+    """Make the denoiser.
+
+    Errors:
+        FormatError: facts are missing, or tensors are missing or left over.
+    """
+    family = "a pytorch_diffusion checkpoint"
+    require(content, family, ["resolution", "beta_schedule", "beta_start", "beta_end", "num_diffusion_timesteps"])
+    if content.fact("beta_schedule") != "linear":
+        raise FormatError(f'beta_schedule is "{content.fact("beta_schedule")}"', 'expected "linear"')
+    state = with_qkv(tensors_in(content.data))
+    config = outline(state, content.path) | {"dropout": float(content.fact("dropout", 0.0))}
+    network = cast(UNet, built(config, content.path))
+    official_names.load_official(network, state, official_names.pytorch_diffusion(network), content.path)
+    steps, start, end = (content.fact(n) for n in ("num_diffusion_timesteps", "beta_start", "beta_end"))
+    denoiser = Denoiser(
+        network,
+        schedule=DiscreteSchedule.linear(int(steps), float(start), float(end)),
+        input=InputSpec(config["image_channels"], int(content.fact("resolution"))),
+        sampling=SamplingSpec(rule="guided-diffusion", variance=VARIANCES.get(content.fact("model_var_type", ""))),
+        source=str(content.path),
+    )
+    return denoiser.eval()
+
+
+FAMILY = Family("pytorch_diffusion", recognizes, load, "MIT", compared=True)
+
+
+def with_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put the three convolutions q, k and v of each attention together as qkv; what is not complete stays."""
+    joined = dict(state)
+    for name in state:
+        place, _, kind = name.rpartition(".")
+        parts = [f"{place.removesuffix('.q')}.{part}.{kind}" for part in "qkv"]
+        if place.endswith(".q") and all(part in state for part in parts):
+            joined[f"{place}kv.{kind}"] = torch.cat([joined.pop(part) for part in parts])
+    return joined
+
+
+def outline(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+    """What names and shapes tell: arguments of `networks.ddpm`.
+
+    Errors:
+        FormatError: a tensor is missing without which nothing can be told.
+    """
+    stem = tensor(state, "conv_in.weight", file)
+    parts = [name.split(".") for name in state if name.startswith("down.")]
+    levels = 1 + max((int(part[1]) for part in parts), default=0)
+    widths = [tensor(state, f"down.{k}.block.0.conv1.weight", file).shape[0] for k in range(levels)]
+    return {
+        "layout": "ddpm",
+        "image_channels": stem.shape[1],
+        "channels": stem.shape[0],
+        "multipliers": [width // stem.shape[0] for width in widths],
+        "attention": [any(part[1:3] == [str(k), "attn"] for part in parts) for k in range(levels)],
+        "blocks": len({part[3] for part in parts if part[1:3] == ["0", "block"]}),
+        "order": "qkv",
+        "head_groups": 32,
+        "eps": 1e-6,
+        "padding": "right",
+        "names": "pytorch-diffusion",
+    }
