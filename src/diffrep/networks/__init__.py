@@ -15,6 +15,9 @@ from diffrep.networks.beatgans import beatgans_encoder
 from diffrep.networks.ddpm import ddpm
 from diffrep.networks.ddpmpp import ddpmpp
 from diffrep.networks.dit import dit
+from diffrep.networks.edm2 import edm2
+from diffrep.networks.edm_dhariwal import edm_dhariwal
+from diffrep.networks.edm_song import edm_song
 from diffrep.networks.latent_mlp import latent_mlp
 from diffrep.networks.lightningdit import lightningdit
 from diffrep.networks.tiny import multipliers_for, tiny
@@ -32,6 +35,9 @@ __all__ = [
     "ddpm",
     "ddpmpp",
     "dit",
+    "edm2",
+    "edm_dhariwal",
+    "edm_song",
     "latent_mlp",
     "lightningdit",
     "multipliers_for",
@@ -47,6 +53,9 @@ LAYOUTS: dict[str, Callable[..., Network]] = {
     "dit": dit,
     "lightningdit": lightningdit,
     "uvit": uvit,
+    "edm_song": edm_song,
+    "edm_dhariwal": edm_dhariwal,
+    "edm2": edm2,
     "beatgans_encoder": beatgans_encoder,
     "latent_mlp": latent_mlp,
 }
