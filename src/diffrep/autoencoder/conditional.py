@@ -79,6 +79,11 @@ class ConditionalAutoencoder(SampledAutoencoder):
         return self._sampling
 
     @property
+    def code_dim(self) -> int:
+        """D of its codes."""
+        return int(self.network.config["code_width"])
+
+    @property
     def identity(self) -> str:
         """sha256 over config and weights, as a denoiser's."""
         digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
@@ -96,9 +101,10 @@ class ConditionalAutoencoder(SampledAutoencoder):
         Errors:
             UsageError: codes of another width; when it is called, as many codes as images are wanted, or one.
         """
-        width = self.network.config["code_width"]
-        if z.ndim != 2 or z.shape[1] != width:
-            raise UsageError(f"a code of shape {tuple(z.shape)}", f"expected (B, {width}) or (1, {width})")
+        if z.ndim != 2 or z.shape[1] != self.code_dim:
+            raise UsageError(
+                f"a code of shape {tuple(z.shape)}", f"expected (B, {self.code_dim}) or (1, {self.code_dim})"
+            )
         made = Denoiser(
             CodedNetwork(self.network, z),
             schedule=self.schedule,

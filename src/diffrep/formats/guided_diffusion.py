@@ -21,7 +21,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network
-from diffrep.networks import UNet
+from diffrep.networks import Network, UNet
 from diffrep.schedules import DiscreteSchedule
 
 State = Mapping[str, Tensor]
@@ -166,14 +166,14 @@ def filled(content: Content, arguments: Mapping[str, Any], state: State, time: s
     return network
 
 
-def built(config: dict[str, Any], file: Path) -> torch.nn.Module:
+def built(config: dict[str, Any], file: Path) -> Network:
     """Build a network; what does not go together is the file's fault, or its config's.
 
     Errors:
         FormatError: with the builder's reason.
     """
     try:
-        return build_network(config)
+        return cast(Network, build_network(config))
     except (ValueError, TypeError) as error:
         raise FormatError(f"no network can be built for {file}: {error}", "is its config another model's?") from error
 
