@@ -50,6 +50,8 @@ class ShiftAutoencoder(SampledAutoencoder):
     """
 
     beside = ("denoiser", "prior", "classifier")
+    carries_base: bool
+    """Whether it is saved with its base: where the base came in the same file and has no source of its own."""
     encoder: SemanticEncoder
 
     def __init__(
@@ -73,6 +75,7 @@ class ShiftAutoencoder(SampledAutoencoder):
         self.denoiser = frozen(denoiser)
         self.encoder, self.shift = encoder, shift
         self.training_scale, self.sampling_scale = training_scale, sampling_scale
+        self.carries_base = False
         self.eval()
 
     @classmethod

@@ -1,7 +1,8 @@
 """diffrep's own model folder: model.safetensors, config.json, README.md (the card) and manifest.json (sha256 of each).
 
-A denoiser's folder is complete. An autoencoder's holds encoder and shift only: it names its frozen base by source and
-identity, and another base is refused.
+A denoiser's folder is complete, and so is a conditional autoencoder's. A shift autoencoder's holds encoder and shift
+only: it names its frozen base by source and identity, and another base is refused. One that was converted from a file
+with its base in it has that base in the subfolder `base`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from diffrep import networks
-from diffrep.autoencoder import ShiftAutoencoder
+from diffrep.autoencoder import ConditionalAutoencoder, ShiftAutoencoder
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, UsageError
 from diffrep.files import atomic_folder, sha256_of, write_synced
+from diffrep.formats import parts
 from diffrep.schedules import Schedule, schedule_from_config
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 VERSION = 1
 DENOISER, AUTOENCODER = "diffrep-denoiser", "diffrep-autoencoder"
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
+BASE = "base"
 SUFFIX = "A model folder of diffrep; load it with `diffrep.load`.\n"
 
 
@@ -36,7 +39,7 @@ def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Pa
     """Write a model folder, whole or not at all.
 
     Args:
-        model: a `Denoiser` or a `ShiftAutoencoder`.
+        model: a `Denoiser`, a `ShiftAutoencoder` or a `ConditionalAutoencoder`.
         folder: an earlier model folder there is replaced; a folder with other files is refused.
         card: Markdown for README.md.
 
@@ -51,7 +54,9 @@ def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Pa
     """
     target = Path(folder)
     others = (
-        [p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG, CARD, MANIFEST)] if target.is_dir() else []
+        [p.name for p in target.iterdir() if p.name not in (WEIGHTS, CONFIG, CARD, MANIFEST, BASE)]
+        if target.is_dir()
+        else []
     )
     if target.is_file() or others:
         raise UsageError(
@@ -59,15 +64,17 @@ def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Pa
         )
     if isinstance(model, Denoiser):
         config, weights = denoiser_config(model), model.network.state_dict()
-    elif isinstance(model, ShiftAutoencoder):
-        config, weights = autoencoder_config(model), model.state_dict()
+    elif isinstance(model, parts.SavedAutoencoder):
+        config, weights = autoencoder_config(model), {**model.state_dict(), **parts.tensors_of(model)}
     else:
-        raise UsageError(f"a {type(model).__name__} cannot be saved", "expected a dr.Denoiser or a dr.ShiftAutoencoder")
+        raise UsageError(f"a {type(model).__name__} cannot be saved", "expected a dr.Denoiser or an autoencoder")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with atomic_folder(target) as temporary:
         write_synced(temporary / WEIGHTS, to_bytes(tensors))
         write_synced(temporary / CONFIG, json.dumps(config, indent=1) + "\n")
         write_synced(temporary / CARD, card or f"# {target.name}\n\n{SUFFIX}")
+        if isinstance(model, ShiftAutoencoder) and model.carries_base:
+            save(model.denoiser, temporary / BASE, card=card)
         hashes = {name: sha256_of(temporary / name) for name in (WEIGHTS, CONFIG, CARD)}
         write_synced(temporary / MANIFEST, json.dumps({"sha256": hashes}, indent=1) + "\n")
     return target
@@ -78,10 +85,13 @@ def denoiser_config(denoiser: Denoiser) -> dict[str, Any]:
     return {"format": DENOISER, "version": VERSION, **denoiser.config(), "identity": denoiser.identity}
 
 
-def autoencoder_config(model: ShiftAutoencoder) -> dict[str, Any]:
-    """config.json of an autoencoder; the base is named, not stored."""
-    base = {"source": model.denoiser.source, "identity": model.denoiser.identity}
-    return {"format": AUTOENCODER, "version": VERSION, "base": base, **model.config()}
+def autoencoder_config(model: parts.SavedAutoencoder) -> dict[str, Any]:
+    """config.json of an autoencoder; a frozen base is named, not stored."""
+    found = {"format": AUTOENCODER, "version": VERSION, **model.config(), **parts.config_of(model)}
+    if isinstance(model, ShiftAutoencoder):
+        source = BASE if model.carries_base else model.denoiser.source
+        found["base"] = {"source": source, "identity": model.denoiser.identity}
+    return found
 
 
 def is_model_folder(path: Path) -> bool:
@@ -170,23 +180,36 @@ def read_denoiser(folder: Path, schedule: Schedule | None = None, source: str | 
     return model.eval()
 
 
-def read_autoencoder(folder: Path, base: Denoiser) -> ShiftAutoencoder:
-    """Load an autoencoder's folder around its frozen base.
+def read_autoencoder(folder: Path, base: Denoiser | None, source: str | None = None) -> parts.SavedAutoencoder:
+    """Load an autoencoder's folder, a shift autoencoder's around its frozen base.
 
     Errors:
         FormatError: `base` is not the network that it was trained on; both identities are named.
     """
     config = read_config(folder)
+    weights = read_weights(folder)
+    with torch.random.fork_rng(devices=[]):
+        if config["kind"] == "conditional":
+            model: parts.SavedAutoencoder = ConditionalAutoencoder.from_config(config, source or str(folder))
+        else:
+            model = ShiftAutoencoder.from_config(config, _checked(base, config, folder))
+            model.carries_base = config["base"]["source"] == BASE
+        beside = parts.add(model, config)
+    theirs = {name: t for name, t in weights.items() if name.split(".")[0] in parts.NAMES}
+    load_strictly(model, {name: t for name, t in weights.items() if name not in theirs}, folder)
+    load_strictly(beside, theirs, folder)
+    return model.eval()
+
+
+def _checked(base: Denoiser | None, config: dict[str, Any], folder: Path) -> Denoiser:
     expected = config["base"]["identity"]
-    if base.identity != expected:
+    if base is None or base.identity != expected:
+        given = "nothing" if base is None else f"{base.identity[:16]}... ({base.source})"
         raise FormatError(
-            f"{folder} was trained on the base {expected[:16]}... ({config['base']['source']}),"
-            f" not on {base.identity[:16]}... ({base.source})",
+            f"{folder} was trained on the base {expected[:16]}... ({config['base']['source']}), not on {given}",
             "pass base= with the right model",
         )
-    model = ShiftAutoencoder.from_config(config, base)
-    load_strictly(model, read_weights(folder), folder)
-    return model.eval()
+    return base
 
 
 def build_network(config: dict[str, Any]) -> nn.Module:

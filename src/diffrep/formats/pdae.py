@@ -111,6 +111,7 @@ def load_autoencoder(content: Content) -> ShiftAutoencoder:
     trained = {name: t for name, t in decoder.items() if name.startswith(SHIFT)}
     official_names.load_official(shift, trained, official_names.shift(shift), content.path)
     model = ShiftAutoencoder(base, encoder, shift, training_scale="posterior", sampling_scale="paper")
+    model.carries_base = True
     add_parts(model, content)
     return model.eval()
 
