@@ -68,12 +68,29 @@ class LabelSpec:
     optional: bool = False
 
 
+def _nearest(schedule: Schedule, level: NoiseLevel) -> Tensor:
+    table = schedule.at(torch.arange(len(schedule))) if isinstance(schedule, DiscreteSchedule) else None
+    if table is None:
+        raise UsageError(f"{type(schedule).__name__} has no table", 'conditioning "nearest" needs a DiscreteSchedule')
+    ratio = (level.sigma.double() / level.alpha.double()).cpu()
+    return (ratio[..., None] - table.sigma / table.alpha).abs().argmin(-1).double()
+
+
+TIMES: dict[str, Callable[[Schedule, NoiseLevel], Tensor]] = {
+    "timestep": lambda schedule, level: schedule.time_of(level),
+    "nearest": _nearest,
+    "log-sigma": lambda schedule, level: -level.log_snr / 2,
+}
+"""Kinds of `Conditioning`."""
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """What the network sees as time: (t + offset) * scale, with t of the schedule or ln(sigma / alpha).
 
     Args:
-        kind: "timestep" (t of the model's schedule, fractional between its levels) or "log-sigma".
+        kind: "timestep" (t of the model's schedule, fractional between its levels), "nearest" (of the table's level
+            with the nearest sigma / alpha: iDDPM in EDM's program) or "log-sigma".
         scale: 1/1000 for DDAE, 1/4 for EDM, -1 with offset -1 for flows that count from the noise.
         offset: added before scaling; 1 for programs that count from 1.
         rounded: for families that take integers only.
@@ -86,7 +103,7 @@ class Conditioning:
 
     def __call__(self, schedule: Schedule, level: NoiseLevel) -> Tensor:
         """The network's time, float64, in the level's shape."""
-        time = schedule.time_of(level) if self.kind == "timestep" else -level.log_snr / 2
+        time = TIMES[self.kind](schedule, level)
         if self.rounded:
             time = time.round()
         return (time + self.offset) * self.scale

@@ -295,6 +295,8 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     Errors:
         UsageError: unknown kind.
     """
+    from diffrep.continuous import VESchedule, VPSchedule  # its classes are made of this module's
+
     arguments = dict(config)
     kind = arguments.pop("kind", None)
     clean = arguments.pop("clean", 1.0)
@@ -304,6 +306,8 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
         "discrete": DiscreteSchedule,
         "edm": EDMSchedule,
         "flow": FlowSchedule,
+        "vp-sde": VPSchedule,
+        "ve-sde": VESchedule,
     }
     if kind not in makers:
         raise UsageError(f'unknown schedule "{kind}"', nearest(str(kind), makers))

@@ -31,9 +31,7 @@ class EDM2(Network):
         time_width: width of the embedding.
     """
 
-    def __init__(
-        self, *, time: MPEmbedding, inside: Body, head: MPConv, skip_balance: float, time_width: int
-    ) -> None:
+    def __init__(self, *, time: MPEmbedding, inside: Body, head: MPConv, skip_balance: float, time_width: int) -> None:
         super().__init__()
         self.time_width, self.skip_balance, self.rows = time_width, skip_balance, rows_of(inside)
         self.time = time
@@ -90,7 +88,7 @@ def edm2(
     skip_balance: float = 0.5,
     balance: float = 0.3,
     attention_balance: float = 0.3,
-    clip: float = 256.0,
+    clip: float | None = 256.0,
 ) -> EDM2:
     """Build EDM2's U-Net.
 
@@ -100,7 +98,7 @@ def edm2(
         multipliers: one per level, from the full resolution down.
         attention: whether the blocks of a level end in attention; the first middle block always does.
         blocks: residual blocks per level of the encoder; the decoder has one more.
-        head_width: channels per attention head.
+        head_width: channels per attention head; a level narrower than one head has no attention (as official).
         classes: number of classes, None for an unconditional network.
         dropout: in every residual block.
         noise_width: number of cosines of the noise level; None: the width of the first level.
@@ -109,7 +107,7 @@ def edm2(
         skip_balance: weight of the skips in the decoder's concatenations.
         balance: weight of residual branches.
         attention_balance: weight of what attention adds.
-        clip: blocks clip their outputs to [-clip, clip].
+        clip: blocks clip their outputs to [-clip, clip]; None for no clipping.
 
     Example:
         >>> edm2(channels=64, multipliers=(1, 1), attention=(False, True)).time_width
@@ -139,12 +137,13 @@ class _Outline:
         enc = self._encoder()
         width, lowest = enc[-1].channels, len(self.shape.widths) - 1
         block = partial(MPBlock, width, width, self.settings, encoder=False)
-        mid = Entry(PlainMiddle(block(attends=True), block()), width, lowest, attention=True)
+        mid = Entry(PlainMiddle(block(attends=True), block()), width, lowest, self.settings.heads(width) > 0)
         dec, up = self._decoder([entry.channels for entry in enc])
         return Body(enc, mid, dec, up)
 
     def _block(self, channels: int, level: int, encoder: bool) -> Entry:
-        width, attends = self.shape.widths[level], self.shape.attention[level]
+        width = self.shape.widths[level]
+        attends = self.shape.attention[level] and self.settings.heads(width) > 0
         block = MPBlock(channels, width, self.settings, encoder=encoder, attends=attends)
         return Entry(block, width, level, attends)
 

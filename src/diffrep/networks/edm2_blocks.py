@@ -20,10 +20,13 @@ EPSILON = 1e-4
 
 
 def normalized(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """x / (1e-4 + root mean square over `dims`), the norm in float32 (appendix B.1)."""
+    """Divide x by 1e-4 + its root mean square over `dims`, which is computed in float32 or better (appendix B.1)."""
     count = math.prod(x.shape[d] for d in dims)
-    norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    return x / (EPSILON + norm / math.sqrt(count)).to(x.dtype)
+    norm: Tensor = torch.linalg.vector_norm(
+        x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    out: Tensor = x / (EPSILON + norm / math.sqrt(count)).to(x.dtype)
+    return out
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -107,16 +110,16 @@ class MPAttention(nn.Module):
     """Attention on queries, keys and values of unit magnitude (cosine attention, appendix B.3).
 
     Args:
-        channels: C, a multiple of head_width; otherwise ValueError.
-        head_width: channels of a head.
+        channels: C.
+        heads: number of heads, which divides the channels; otherwise ValueError.
         balance: weight of what attention adds.
     """
 
-    def __init__(self, channels: int, head_width: int, balance: float) -> None:
+    def __init__(self, channels: int, heads: int, balance: float) -> None:
         super().__init__()
-        if channels % head_width:
-            raise ValueError(f"attention heads of width {head_width} do not divide {channels} channels")
-        self.heads, self.balance = channels // head_width, balance
+        if channels % heads:
+            raise ValueError(f"{heads} attention heads do not divide {channels} channels")
+        self.heads, self.balance = heads, balance
         self.qkv = MPConv(channels, 3 * channels, 1)
         self.out = MPConv(channels, channels, 1)
 
@@ -139,7 +142,7 @@ class BlockSettings:
         balance: weight of the residual branch.
         attention_balance: weight of what attention adds.
         head_width: channels of an attention head.
-        clip: outputs are clipped to [-clip, clip].
+        clip: outputs are clipped to [-clip, clip]; None for no clipping.
     """
 
     time_width: int
@@ -147,7 +150,11 @@ class BlockSettings:
     balance: float = 0.3
     attention_balance: float = 0.3
     head_width: int = 64
-    clip: float = 256.0
+    clip: float | None = 256.0
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of a block so wide; 0, no attention, where it is narrower than one head (as official)."""
+        return channels // self.head_width
 
 
 class MPBlock(nn.Module):
@@ -179,8 +186,8 @@ class MPBlock(nn.Module):
         self.time = MPConv(settings.time_width, channels, 0)
         self.conv2 = MPConv(channels, channels, 3)
         self.shortcut = MPConv(in_channels, channels, 1) if in_channels != channels else nn.Identity()
-        balance = settings.attention_balance
-        self.attention = MPAttention(channels, settings.head_width, balance) if attends else nn.Identity()
+        heads = settings.heads(channels) if attends else 0
+        self.attention = MPAttention(channels, heads, settings.attention_balance) if heads else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor, size: Size | None = None) -> Tensor:
         """Map x (B, in_channels, H, W) to (B, channels, H', W'); `emb` is already activated."""
@@ -194,4 +201,5 @@ class MPBlock(nn.Module):
         if not self.encoder:
             x = self.shortcut(x)
         out: Tensor = self.attention(mp_sum(x, h, self.settings.balance))
-        return out.clamp(-self.settings.clip, self.settings.clip)
+        limit = self.settings.clip
+        return out if limit is None else out.clamp(-limit, limit)

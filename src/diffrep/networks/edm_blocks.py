@@ -73,7 +73,7 @@ class ScaledAttention(Attention):
 
 
 class PlainMiddle(nn.Module):
-    """EDM's middle, which its program counts to the decoder: a block with attention (`in0`), a block without (`in1`)."""
+    """EDM's middle, which its program counts to the decoder: `in0`, a block with attention, and `in1`, one without."""
 
     def __init__(self, in0: nn.Module, in1: nn.Module) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ defaults are EDM's class-conditional ImageNet-64 network without its labels (295
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,7 @@ def edm_dhariwal(
     """
     inner, width = norm(32, 1e-5, least=4), time_multiplier * channels
     common: dict[str, Any] = {"norm": inner, "dropout": dropout, "scale_shift": True, "zero": True}
-    block = partial(ScaledBlock, time_width=width, **common)
+    block: Callable[..., ScaledBlock] = partial(ScaledBlock, time_width=width, **common)
 
     def attend(wide: int) -> ScaledAttention:
         return ScaledAttention(wide, max(wide // head_width, 1), norm=inner, zero=True)

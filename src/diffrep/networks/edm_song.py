@@ -7,7 +7,7 @@ The defaults are EDM's unconditional CIFAR-10 network, VP (55.7 M parameters wit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -77,7 +77,7 @@ def edm_song(
     inner, width = norm(32, 1e-6, least=4), time_multiplier * channels
     down, up = resamplers(resample_filter)
     common: dict[str, Any] = {"norm": inner, "dropout": dropout, "gain": GAIN, "zero": True}
-    block = partial(ScaledBlock, time_width=width, **common)
+    block: Callable[..., ScaledBlock] = partial(ScaledBlock, time_width=width, **common)
     attend = partial(ScaledAttention, heads=1, norm=inner, gain=GAIN, zero=True)
     parts = Parts(
         block=block,
@@ -90,9 +90,7 @@ def edm_song(
     if pyramid:
         inside = _with_pyramid(inside, image_channels, resample_filter)
     return EDMUNet(
-        time=NoiseEmbedding(
-            noise_multiplier * channels, width, waves=waves, classes=classes, augment_dim=augment_dim
-        ),
+        time=NoiseEmbedding(noise_multiplier * channels, width, waves=waves, classes=classes, augment_dim=augment_dim),
         inside=inside,
         head=Head(shape.widths[0], image_channels * (2 if learns_variance else 1), inner, zero=True),
         learns_variance=learns_variance,

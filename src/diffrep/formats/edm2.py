@@ -1,0 +1,101 @@
+"""Pickles of NVIDIA's EDM2 (Karras et al. 2024): one magnitude-preserving U-Net, EDM's preconditioning.
+
+Weights are stored in float16 and cast up. The parts that estimated the loss's variance in training (`logvar_*`) are
+left out: no prediction passes through them. Models of 512-pixel images work on latents that EDM2 normalizes in its own
+way: mean (5.81, 3.25, 0.12, -2.15), standard deviation (4.17, 4.62, 3.71, 3.28), then times 0.5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
+from diffrep.errors import FormatError
+from diffrep.formats import edm_names
+from diffrep.formats.content import Content, Family, Inert, module_tensors
+from diffrep.formats.edm import LICENSE, arguments, edm_settings, inner, outline
+from diffrep.formats.folder import build_network
+from diffrep.formats.official_names import load_official
+from diffrep.networks.edm2 import EDM2
+
+DEFAULTS = {
+    "label_dim": 0,
+    "model_channels": 192,
+    "channel_mult": [1, 2, 3, 4],
+    "channel_mult_noise": None,
+    "channel_mult_emb": None,
+    "num_blocks": 3,
+    "attn_resolutions": [16, 8],
+    "label_balance": 0.5,
+    "concat_balance": 0.5,
+    "resample_filter": [1, 1],
+    "channels_per_head": 64,
+    "dropout": 0.0,
+    "res_balance": 0.3,
+    "attn_balance": 0.3,
+    "clip_act": 256,
+}
+"""Defaults of the official constructors of the U-Net and its blocks."""
+PIXEL_ENCODERS = ("StandardRGBEncoder", "Encoder")
+
+
+def recognizes(content: Content) -> bool:
+    """Whether the file is a dictionary whose `ema` is a `Precond` around a `UNet`."""
+    ema = content.data.get("ema") if isinstance(content.data, dict) else None
+    return isinstance(ema, Inert) and ema.class_name == "Precond" and inner(ema, "unet") is not None
+
+
+def load(content: Content) -> Denoiser:
+    """Make the denoiser.
+
+    Errors:
+        FormatError: another resampling filter, or tensors that are missing or left over.
+    """
+    precond: Inert = content.data["ema"]
+    unet = inner(precond, "unet")
+    assert unet is not None
+    facts = {**DEFAULTS, **arguments(unet, content, needed=("img_channels",))}
+    network = build_network(recipe := _recipe(facts, content))
+    assert isinstance(network, EDM2)
+    size, channels = int(facts["img_resolution"]), int(facts["img_channels"])
+    load_official(network, module_tensors(unet), edm_names.edm2(network, size), content.path)
+    denoiser = Denoiser(
+        network,
+        input=InputSpec(channels, size, latent=is_latent(content, channels)),
+        labels=LabelSpec(recipe["classes"], optional=True) if recipe["classes"] else None,
+        source=str(content.path.resolve()),
+        **edm_settings(precond, content.data.get("loss_fn")),
+    )
+    return denoiser.eval()
+
+
+def is_latent(content: Content, channels: int) -> bool:
+    """Whether the model works on latents: its encoder says so, or without one, its number of channels."""
+    encoder = content.data.get("encoder")
+    if isinstance(encoder, Inert):
+        return encoder.class_name not in PIXEL_ENCODERS
+    return channels not in (1, 3)
+
+
+def _recipe(facts: dict[str, Any], content: Content) -> dict[str, Any]:
+    if list(facts["resample_filter"]) != [1, 1]:
+        raise FormatError(f"{content.name} resamples with {facts['resample_filter']}", "expected [1, 1]")
+    widths = {
+        ours: int(facts["model_channels"] * facts[official]) if facts[official] is not None else None
+        for ours, official in (("noise_width", "channel_mult_noise"), ("time_width", "channel_mult_emb"))
+    }
+    return {
+        "layout": "edm2",
+        "image_channels": int(facts["img_channels"]),
+        "head_width": int(facts["channels_per_head"]),
+        "label_balance": float(facts["label_balance"]),
+        "skip_balance": float(facts["concat_balance"]),
+        "balance": float(facts["res_balance"]),
+        "attention_balance": float(facts["attn_balance"]),
+        "clip": float(facts["clip_act"]) if facts["clip_act"] is not None else None,
+        **widths,
+        **outline(facts),
+    }
+
+
+FAMILY = Family("EDM2", recognizes, load, LICENSE, compared=False)
