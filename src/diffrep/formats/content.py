@@ -19,6 +19,7 @@ from diffrep.formats import facts as settings
 from diffrep.formats import pickles, tensor_files
 from diffrep.formats.finding import find
 from diffrep.formats.inert import Inert
+from diffrep.formats.walking import check_expanded
 
 __all__ = [
     "MISSING",
@@ -153,7 +154,9 @@ def read_file(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
     Errors:
         FormatError: no safetensors, zip or pickle, broken, or hostile.
     """
-    return tensor_files.read(path) if tensor_files.is_one(path) else pickles.read(path)
+    data = tensor_files.read(path) if tensor_files.is_one(path) else pickles.read(path)
+    check_expanded(data)
+    return data
 
 
 def read_folder(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def find(path: Path) -> Path:
     if not candidates:
         raise FormatError(
             f"{path} holds nothing that diffrep reads",
-            f"expected a model folder, a diffusers folder, or a file: {', '.join(SUFFIXES)}, .safetensors",
+            f"expected a folder of diffrep or diffusers, or a file: {', '.join(SUFFIXES)}, .safetensors",
         )
     listed = ", ".join(str(c.relative_to(path)) for c in candidates[:10]) + (", ..." if len(candidates) > 10 else "")
     raise InputError(f"{path} holds {len(candidates)} checkpoints: {listed}", "name the one that is meant")

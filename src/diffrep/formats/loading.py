@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError, InputError, UsageError, nearest
 from diffrep.formats import folder as own
+from diffrep.formats import hub, tensor_files
+from diffrep.formats.foreign import load_foreign
+from diffrep.formats.limits import at_most
 from diffrep.formats.packaged import folder_of, models
+from diffrep.formats.parts import SavedAutoencoder
 from diffrep.schedules import Schedule
 
 
@@ -27,32 +30,51 @@ def load(
     """Load a denoiser or an autoencoder, in eval mode, without executing anything that lies in a file.
 
     Args:
-        source: a packaged model's name, a model folder, a run folder, or a model's safetensors file.
+        source: a packaged model's name, a model folder, a run folder, a model's safetensors file; or another
+            program's checkpoint: a file, a folder with one in it, a diffusers folder, a hub id (`org/name`), or the
+            name of a downloaded card.
         device: where the weights go, for example "cpu" or "cuda".
         dtype: floating-point type of the weights; None keeps the file's.
         schedule: replaces the stored noise schedule.
-        architecture: facts that a foreign file cannot tell; diffrep's own folders know theirs and refuse it.
+        architecture: facts that a foreign file cannot tell, under the official constructors' names; diffrep's own
+            folders know theirs and refuse it.
         base: the frozen denoiser of an autoencoder, where it is not found by its recorded source.
 
     Errors:
-        InputError: no such file. FormatError: broken, or not a format that diffrep reads, or the wrong base.
-        UsageError: a device that is not there.
+        InputError: no such file, or several that could be meant. FormatError: broken, hostile, or not a format that
+            diffrep reads; facts are missing; or the wrong base. UsageError: a device that is not there.
 
     Example:
         >>> load("ddpm-digits").input.size
         8
     """
     check_device(device)
-    name, path = str(source), _path_of(source)
-    if architecture:
-        raise UsageError(f"{name} knows its own architecture", "leave architecture= out")
-    config = own.read_config(path)
-    packaged = folder_of(name) is not None
-    if config["format"] == own.DENOISER:
-        model: nn.Module = own.read_denoiser(path, schedule, source=name if packaged else str(path.resolve()))
+    path, own_folder = locate(source)
+    if own_folder:
+        if architecture:
+            raise UsageError(f"{source} knows its own architecture", "leave architecture= out")
+        model = load_own(path, str(source), schedule, base)
+    elif base is not None:
+        raise UsageError(f"{source} brings its own base", "leave base= out")
     else:
-        model = own.read_autoencoder(path, _base(config["base"], path, base))
+        model = load_foreign(path, name=str(source), architecture=architecture, schedule=schedule).model
     return model.to(device=device, dtype=dtype).eval()
+
+
+def load_own(
+    path: Path, name: str, schedule: Schedule | None, base: Denoiser | str | Path | None
+) -> Denoiser | SavedAutoencoder:
+    """Load one of diffrep's model folders, on the CPU."""
+    config = own.read_config(path)
+    weights = path / own.WEIGHTS
+    if weights.is_file():
+        tensor_files.check_header(weights)
+    with at_most(weights.stat().st_size if weights.is_file() else 0, name):
+        if config["format"] == own.DENOISER:
+            packaged = folder_of(name) is not None
+            return own.read_denoiser(path, schedule, source=name if packaged else str(path.resolve()))
+        found = _base(config["base"], path, base) if "base" in config else None
+    return own.read_autoencoder(path, found)
 
 
 def check_device(device: str | torch.device) -> None:
@@ -72,24 +94,28 @@ def check_device(device: str | torch.device) -> None:
         raise UsageError(f'device "{device}" is not there', f"there are: {', '.join(there)}")
 
 
-def _path_of(source: str | Path) -> Path:
+def locate(source: str | Path) -> tuple[Path, bool]:
+    """Where a source lies, and whether it is a model folder of diffrep's own.
+
+    Errors:
+        InputError: no such file, card or hub id. FormatError: a run without a finished model.
+    """
     packaged = folder_of(str(source))
     if packaged is not None:
-        return packaged
+        return packaged, True
     path = Path(source).expanduser()
     if not path.exists():
-        known = nearest(str(source), models())
-        raise InputError(f'there is no model "{source}"', f"neither a file nor a packaged model; {known}")
-    if path.suffix == ".safetensors":
-        path = path.parent
-    for candidate in (path, path / "model"):
+        fetched = hub.local(str(source))
+        if fetched is None:
+            known = nearest(str(source), models())
+            raise InputError(f'there is no model "{source}"', f"neither a file nor a packaged model; {known}")
+        return fetched, False
+    for candidate in (path.parent,) if path.suffix == ".safetensors" else (path, path / "model"):
         if own.is_model_folder(candidate):
-            return candidate
-    if (path / "checkpoints").is_dir():
+            return candidate, True
+    if (path / "checkpoints").is_dir() and (path / "environment.json").is_file():
         raise FormatError(f"the run in {path} has no finished model", "go on with: --resume auto")
-    raise FormatError(
-        f"{source} is nothing that diffrep reads", f"expected a folder with {own.CONFIG} and {own.WEIGHTS}"
-    )
+    return path, False
 
 
 def _base(recorded: dict[str, Any], folder: Path, given: Denoiser | str | Path | None) -> Denoiser:
@@ -99,7 +125,7 @@ def _base(recorded: dict[str, Any], folder: Path, given: Denoiser | str | Path |
     if given is not None:
         return _denoiser(given)
     source = recorded["source"]
-    for candidate in (source, folder / source) if source else ():
+    for candidate in (folder / source, source) if source else ():
         if folder_of(str(candidate)) is not None or Path(candidate).exists():
             return _denoiser(candidate)
     for name in models():

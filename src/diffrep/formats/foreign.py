@@ -1,0 +1,156 @@
+"""Other programs' checkpoints: find the file, read it as data, ask the families, check what they made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from diffrep.denoiser import Denoiser
+from diffrep.errors import DiffrepError, FormatError, UsageError
+from diffrep.formats.content import Content, Family, LazyWeights, find, read
+from diffrep.formats.families import families
+from diffrep.formats.limits import at_most
+from diffrep.formats.walking import not_finite, tensors_below
+from diffrep.schedules import Schedule
+
+MODULES_PER_TENSOR = 4
+"""A program may build a part again (a template, a base and a copy of it)."""
+LOG = logging.getLogger("diffrep.formats")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A foreign checkpoint as a model.
+
+    Args:
+        model: a Denoiser or an Autoencoder, in eval mode, on the CPU.
+        family: who read it.
+        content: what was read.
+    """
+
+    model: Any
+    family: Family
+    content: Content
+
+
+def load_foreign(
+    path: Path,
+    *,
+    name: str | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    schedule: Schedule | None = None,
+) -> Loaded:
+    """Load another program's checkpoint, or say why not; its license is said in one line of the log.
+
+    Args:
+        path: a file, a diffusers folder, or a folder with one checkpoint in it.
+        name: what the user called it.
+        architecture: facts that the file cannot tell, under the official constructors' names.
+        schedule: replaces the recorded noise schedule.
+
+    Errors:
+        InputError: more than one checkpoint. FormatError: unknown, broken, hostile, or facts are missing.
+    """
+    content = read(find(path), architecture, name)
+    family = recognized(content)
+    with at_most(entries(content), content.name):
+        model = converted(family, content)
+    check_finite(model, content)
+    if schedule is not None:
+        replace_schedule(model, schedule, content)
+    LOG.warning("%s: %s, license of the weights: %s", content.name, family.name, family.license)
+    return Loaded(model.eval(), family, content)
+
+
+def recognized(content: Content) -> Family:
+    """The first family that knows this content.
+
+    Errors:
+        FormatError: none does; what is read and the first keys are listed.
+    """
+    known = families()
+    for family in known:
+        try:
+            if family.recognizes(content):
+                return family
+        except DiffrepError:
+            raise
+        except Exception:  # keys and shapes that this family does not expect
+            continue
+    raise FormatError(
+        f"{content.name} is no checkpoint that diffrep knows; it holds {first_keys(content)}",
+        f"read are: diffrep, {', '.join(family.name for family in known)}",
+    )
+
+
+def converted(family: Family, content: Content) -> Any:  # noqa: ANN401 (a Denoiser or an Autoencoder)
+    """The family's model.
+
+    Errors:
+        FormatError: also where the family did not expect what the file holds.
+    """
+    try:
+        return family.load(content)
+    except DiffrepError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise FormatError(
+            f"{content.name} looks like {family.name}, but does not fit it ({text})",
+            "is its config the right one? architecture= can correct it",
+        ) from error
+
+
+def first_keys(content: Content) -> str:
+    """What a file holds, in a few words."""
+    data = content.data
+    if isinstance(data, Mapping) and "config" in data and isinstance(data.get("weights"), LazyWeights):
+        return f"a {data['config'].get('_class_name')}"
+    if isinstance(data, Mapping):
+        keys = [str(key)[:60] for key in list(data)[:5] if isinstance(key, str | int)]
+        return f"{len(data)} entries: {', '.join(keys)}{', ...' if len(data) > 5 else ''}"
+    return f"a {getattr(data, 'class_name', type(data).__name__)[:80]}"
+
+
+def entries(content: Content) -> int:
+    """How many numbers the networks of this checkpoint may have together."""
+    if content.path.is_dir():
+        return sum(file.stat().st_size for file in content.path.rglob("*") if file.suffix in (".safetensors", ".bin"))
+    held = 0
+    for _, tensor in tensors_below(content.data):
+        held += tensor.numel() if 0 not in tensor.stride() else 1
+    return MODULES_PER_TENSOR * held
+
+
+def check_finite(model: nn.Module, content: Content) -> None:
+    """Refuse weights that are not finite.
+
+    Errors:
+        FormatError: naming the first of them, as the file calls them where they are found there.
+    """
+    ours = not_finite(iter(model.state_dict().items()))
+    if not ours:
+        return
+    data = content.data
+    held = data["weights"].tensors if content.path.is_dir() and isinstance(data, Mapping) else data
+    names = not_finite(tensors_below(held)) or ours
+    raise FormatError(
+        f"{content.name} holds NaN or infinity in {len(names)} tensors: {', '.join(names[:5])}", "copy the file again"
+    )
+
+
+def replace_schedule(model: Any, schedule: Schedule, content: Content) -> None:  # noqa: ANN401 (either kind)
+    """Give a denoiser, or an autoencoder's, another noise schedule.
+
+    Errors:
+        UsageError: the model has none to replace.
+    """
+    denoiser = model if isinstance(model, Denoiser) else getattr(model, "denoiser", None)
+    if not isinstance(denoiser, Denoiser):
+        raise UsageError(f"{content.name} knows its own schedule", "leave schedule= out")
+    denoiser.schedule = schedule
