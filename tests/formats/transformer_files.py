@@ -1,4 +1,4 @@
-"""Random state dicts in the programs' own names and shapes, and the way that `dr.load` takes to a model."""
+"""Random state dicts in the programs' own names and shapes, as files for `dr.load`."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffrep.formats.content import find, read
-from diffrep.formats.families import families
+from diffrep.denoiser import Denoiser
+from diffrep.formats import load
 
 State = dict[str, Tensor]
 
@@ -108,11 +108,9 @@ def linear(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def open_file(path: Path, architecture: dict[str, Any] | None = None) -> Any:
-    """What `dr.load` does with a foreign file."""
-    content = read(find(path), architecture)
-    family = next(family for family in families() if family.recognizes(content))
-    return family.load(content)
+def open_file(path: Path, architecture: dict[str, Any] | None = None) -> Denoiser:
+    """The denoiser of a file, with facts that it cannot tell."""
+    return load(path, architecture=architecture)
 
 
 def batch(channels: int = 4, size: int = 8, count: int = 3) -> Tensor:

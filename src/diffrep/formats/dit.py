@@ -7,8 +7,8 @@ decides: REPA's projectors, the arguments of the program, at last the file's nam
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
 from collections.abc import Callable
 
 from torch import Tensor
@@ -32,6 +32,8 @@ from diffrep.formats.dit_tensors import (
 )
 from diffrep.formats.families import Family
 from diffrep.schedules import DiscreteSchedule
+
+LOG = logging.getLogger("diffrep.formats")
 
 
 def load_dit(content: Content) -> Denoiser:
@@ -104,7 +106,7 @@ def without_projectors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The trunk; REPA's heads for alignment, which no prediction passes, are left out and said."""
     dropped = [name for name in tensors if name.startswith("projectors.")]
     if dropped:
-        warnings.warn(f"REPA's projectors are left out: {len(dropped)} tensors, {dropped[0]} and so on", stacklevel=2)
+        LOG.warning("REPA's projectors are left out: %d tensors, %s and so on", len(dropped), dropped[0])
     return {name: tensor for name, tensor in tensors.items() if name not in dropped}
 
 

@@ -73,7 +73,9 @@ def lightningdit(
         zero_init: blocks start as the identity and the output at 0.
 
     Example:
-        >>> sum(p.numel() for p in lightningdit(classes=1001).parameters())
+        >>> with torch.device("meta"):
+        ...     network = lightningdit(classes=1001)
+        >>> sum(p.numel() for p in network.parameters())
         674961824
     """
     inner = int(width * mlp_ratio)
