@@ -76,6 +76,47 @@ def ddae(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
     return stack([schedule.at(points.flip(0)), _clean(schedule)])
 
 
+def leading(schedule: DiscreteSchedule, steps: int, direction: str, offset: int = 0) -> NoiseLevel:
+    """Diffusers' "leading" grid: N points T // N apart from t = `offset` (`steps_offset`), then the entry before.
+
+    Walking up, the path ends where the walk down starts.
+    """
+    points = torch.arange(_few(schedule, steps)) * (len(schedule) // steps) + offset
+    return _to_clean(schedule, points.clamp(max=len(schedule) - 1), direction)
+
+
+def leading_1(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
+    """The same from t = 1, as Stable Diffusion is sampled."""
+    return leading(schedule, steps, direction, offset=1)
+
+
+def trailing(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
+    """Diffusers' "trailing" grid: N points downwards from t = T - 1, then the entry before the table."""
+    points = (torch.arange(_few(schedule, steps), 0, -1).double() * (len(schedule) / steps)).round().long() - 1
+    return _to_clean(schedule, points.flip(0), direction)
+
+
+def linspace(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
+    """Diffusers' "linspace" grid: N points evenly spaced from t = 0 to T - 1, rounded, then the entry before."""
+    points = np.linspace(0, len(schedule) - 1, _few(schedule, steps)).round().astype(np.int64)
+    return _to_clean(schedule, torch.from_numpy(points), direction)
+
+
+def _few(schedule: DiscreteSchedule, steps: int) -> int:
+    if steps > len(schedule):
+        raise UsageError(f"{steps} steps on a schedule of {len(schedule)}", f"expected at most {len(schedule)}")
+    return steps
+
+
+def _to_clean(schedule: DiscreteSchedule, points: Tensor, direction: str) -> NoiseLevel:
+    """Ascending points, walked; the level before the table is left out where it is the table's first itself."""
+    levels, before = schedule.at(torch.unique(points)), _clean(schedule)
+    known = float(before.log_snr) > float(levels[0].log_snr)
+    if direction == "up":
+        return levels if len(levels) > 1 else stack([before, levels])
+    return stack([_reverse(levels), before]) if known else _reverse(levels)
+
+
 def karras(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
     """N values of sigma/alpha by Karras' rule over the model's range, then the image; rho from the schedule or 7."""
     low, high = schedule.log_snr_range
@@ -106,11 +147,15 @@ def _reverse(levels: NoiseLevel) -> NoiseLevel:
     return levels[torch.arange(len(levels) - 1, -1, -1)]
 
 
-TABLE_RULES = ("pdae", "guided-diffusion", "ddae")
+TABLE_RULES = ("pdae", "guided-diffusion", "ddae", "leading", "leading-1", "trailing", "linspace")
 RULES: dict[str, Callable[..., NoiseLevel]] = {
     "pdae": pdae,
     "guided-diffusion": guided_diffusion,
     "ddae": ddae,
+    "leading": leading,
+    "leading-1": leading_1,
+    "trailing": trailing,
+    "linspace": linspace,
     "karras": karras,
     "uniform-log-snr": uniform_log_snr,
 }
