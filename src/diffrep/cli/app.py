@@ -29,8 +29,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconstruct": ("reconstruct:reconstruct", "Encode and decode images, beside all controls."),
     "interpolate": ("interpolate:interpolate", "Make ways from image to image."),
     "sample": ("sample:sample", "Draw images from a denoiser."),
+    "convert": ("convert:convert", "Make a model folder of another program's checkpoint."),
     "report": ("report:report", "Draw the report of a run folder again."),
-    "models": ("models:app", "List the packaged models, or show a model's card."),
+    "models": ("models:app", "List models, show a model's card, or download a public checkpoint."),
     "datasets": ("datasets:datasets", "List the sources of images."),
     "doctor": ("doctor:doctor", "Say what this machine has, and verify the packaged weights."),
 }

@@ -126,7 +126,9 @@ class Session:
         """Load a model onto the device."""
         from diffrep.formats import load
 
-        return load(source, device=self.device)
+        return load(
+            source, device=self.device, architecture=architecture_in(getattr(self.config, "architecture", None))
+        )
 
     def images(self, input: Any) -> Splits:  # noqa: ANN401 (an InputSpec; imported late)
         """Open the command's images in a model's size and channels, and say so."""
@@ -159,6 +161,15 @@ class Session:
         from diffrep.data import write_bad_records
 
         write_bad_records(self.folder / "bad_records.jsonl", splits.bad_records)
+
+
+def architecture_in(file: Path | None) -> dict[str, Any] | None:
+    """The facts in a JSON file of --architecture."""
+    if file is None:
+        return None
+    from diffrep.formats.facts import read_config
+
+    return read_config(there(file, "architecture file", "give a JSON file of constructor names and values"))
 
 
 def command() -> list[str]:

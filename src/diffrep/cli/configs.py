@@ -17,7 +17,7 @@ Words = Annotated[tuple[str, ...], JOINED]
 Numbers = Annotated[tuple[int, ...], JOINED]
 HIDDEN = Parameter(show=False)
 Folder = Annotated[Path, Parameter(alias="-o")]
-MODEL = "a packaged model (see `diffrep models`), a model folder, a run folder or a safetensors file"
+MODEL = "a packaged model (see `diffrep models`), a model or run folder, or another program's checkpoint"
 DATA = "a source of images: digits, folder:PATH or npz:PATH (see `diffrep datasets`)"
 
 
@@ -48,6 +48,7 @@ class OfModel(Config):
     """The first word of commands that use a model. Bases stand right to left in the order of the words."""
 
     model: str = Field(description=MODEL)
+    architecture: Path | None = option(None, "JSON file of what another program's checkpoint cannot tell")
 
 
 class OfImages(Config):
@@ -225,3 +226,12 @@ class ReportConfig(Config):
     """Settings of `diffrep report`."""
 
     run: Path = Field(description="run folder that holds a report.json")
+
+
+class ConvertConfig(Config):
+    """Settings of `diffrep convert`."""
+
+    source: str = Field(description="another program's checkpoint: a file, a folder with one in it, or a hub id")
+    out: Path = Field(description="model folder to write; must be new or empty")
+    architecture: Path | None = option(None, "JSON file of what the checkpoint cannot tell")
+    overwrite: bool = option(False, "replace an earlier model folder")

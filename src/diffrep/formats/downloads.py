@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 from diffrep.errors import FormatError, InputError
 from diffrep.files import sha256_of, write_atomic
 from diffrep.formats.cards import Card, md5_of
-from diffrep.formats.hub import is_offline, repository
+from diffrep.formats.hub import check_reachable, is_offline, repository
 
 SECONDS = 4
 """How long a server may be silent."""
@@ -89,6 +89,7 @@ def download(card: Card, *, offline: bool | None = None, progress: Progress | No
             raise InputError(f"{path.name} of {card.name} cannot be fetched by program", how_to_get(card))
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_reachable(card.location, path.name)
         fetch(card.location, part, path.name, progress)
         verify(part, card)
         os.replace(part, path)
@@ -144,7 +145,5 @@ def verify(path: Path, card: Card) -> None:
         write_atomic(record, expected + "\n")
     if found != expected:
         path.replace(path.with_name(path.name.removesuffix(".part") + ".wrong"))
-        raise FormatError(
-            f"{card.name} is not what was published: {published or 'sha256'} {found[:16]}..., expected {expected!s:.16}...",
-            "download it again; the wrong file was renamed",
-        )
+        hashes = f"{published or 'sha256'} {found[:16]}..., expected {expected!s:.16}..."
+        raise FormatError(f"{card.name} is not what was published: {hashes}", "download it again")

@@ -133,7 +133,7 @@ def check_finite(model: nn.Module, content: Content) -> None:
     Errors:
         FormatError: naming the first of them, as the file calls them where they are found there.
     """
-    ours = not_finite(iter(model.state_dict().items()))
+    ours = not_finite(model.state_dict().items())
     if not ours:
         return
     data = content.data

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from diffrep.errors import InputError
 
@@ -39,7 +44,7 @@ def local(name: str) -> Path | None:
     if card is not None and not card.on_hub:
         return downloaded(card)
     if card is not None:
-        return repository(card.location, revision=card.revision)
+        return repository(card.location.removeprefix("hub:"), revision=card.values["revision"])
     return repository(name) if HUB_ID.fullmatch(name) else None
 
 
@@ -64,6 +69,7 @@ def repository(repo: str, revision: str | None = None, offline: bool | None = No
             return Path(snapshot_download(repo, revision=revision, local_files_only=True))
         except Exception as error:
             raise InputError(f"{missing} is not in the cache", "download it: diffrep models download NAME") from error
+    check_reachable("https://huggingface.co", missing)
     try:
         names = HfApi().model_info(repo, revision=revision, timeout=SECONDS).siblings or []
         wanted = wanted_files([sibling.rfilename for sibling in names])
@@ -75,6 +81,27 @@ def repository(repo: str, revision: str | None = None, offline: bool | None = No
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"{missing} cannot be downloaded ({text})", "check the name and the network") from error
+
+
+def check_reachable(url: str, missing: str) -> None:
+    """Say within a few seconds that a server cannot be reached; behind a proxy, leave that to the download.
+
+    Errors:
+        InputError: naming what is missing.
+    """
+    if getproxies():
+        return
+    parts, answer = urlsplit(url), []
+
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 443), SECONDS):
+            answer.append(True)
+
+    worker = threading.Thread(target=connect, daemon=True)
+    worker.start()
+    worker.join(SECONDS)
+    if not answer:
+        raise InputError(f"{missing} cannot be downloaded: {parts.hostname} cannot be reached", "check the network")
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:

@@ -15,6 +15,7 @@ from diffrep.formats.foreign import load_foreign
 from diffrep.formats.limits import at_most
 from diffrep.formats.packaged import folder_of, models
 from diffrep.formats.parts import SavedAutoencoder
+from diffrep.formats.walking import not_finite
 from diffrep.schedules import Schedule
 
 
@@ -64,17 +65,31 @@ def load(
 def load_own(
     path: Path, name: str, schedule: Schedule | None, base: Denoiser | str | Path | None
 ) -> Denoiser | SavedAutoencoder:
-    """Load one of diffrep's model folders, on the CPU."""
-    config = own.read_config(path)
+    """Load one of diffrep's model folders, on the CPU.
+
+    Errors:
+        FormatError: broken, hostile, or weights that are not finite.
+    """
     weights = path / own.WEIGHTS
-    if weights.is_file():
+    held = weights.stat().st_size if weights.is_file() else 0
+    if held:
         tensor_files.check_header(weights)
-    with at_most(weights.stat().st_size if weights.is_file() else 0, name):
+    try:
+        config = own.read_config(path)
         if config["format"] == own.DENOISER:
-            packaged = folder_of(name) is not None
-            return own.read_denoiser(path, schedule, source=name if packaged else str(path.resolve()))
-        found = _base(config["base"], path, base) if "base" in config else None
-    return own.read_autoencoder(path, found)
+            source = name if folder_of(name) is not None else str(path.resolve())
+            with at_most(held, name):
+                model: Denoiser | SavedAutoencoder = own.read_denoiser(path, schedule, source=source)
+        else:
+            found = _base(config["base"], path, base) if "base" in config else None
+            with at_most(held, name):
+                model = own.read_autoencoder(path, found)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise FormatError(f"{path / own.CONFIG} is broken ({text})", "copy the folder again") from error
+    if strange := not_finite(model.state_dict().items()):
+        raise FormatError(f"{name} holds NaN or infinity: {', '.join(strange[:5])}", "copy the folder again")
+    return model
 
 
 def check_device(device: str | torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +57,6 @@ def check_expanded(data: Any) -> None:  # noqa: ANN401 (what the file says)
         raise FormatError(f"{largest} and others stand for far more than the file holds", "do not use this file")
 
 
-def not_finite(tensors: Iterator[tuple[str, Tensor]]) -> list[str]:
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of tensors that hold NaN or infinity."""
     return [name for name, t in tensors if t.is_floating_point() and not bool(torch.isfinite(t).all())]

@@ -1,0 +1,22 @@
+"""`diffrep convert`: another program's checkpoint as a model folder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from diffrep.cli.common import architecture_in, print_results
+from diffrep.cli.configs import ConvertConfig
+from diffrep.cli.options import Shown
+
+
+def convert(config: Annotated[ConvertConfig, Parameter(name="*")], options: Shown = Shown()) -> int:  # noqa: B008
+    """Write OUT: safetensors, config.json and a card with source, hash, license, schedule and taps.
+
+    Nothing that lies in the checkpoint is executed; every tensor is used or the command refuses.
+    """
+    from diffrep.formats.converting import convert as write
+
+    out = write(config.source, config.out, architecture_in(config.architecture), overwrite=config.overwrite)
+    return print_results({"model": str(out), "card": str(out / "README.md")}, options.json)

@@ -1,0 +1,110 @@
+"""Another program's checkpoint as a model folder of diffrep: safetensors, config.json and a card that says it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import diffrep
+from diffrep.autoencoder import ConditionalAutoencoder
+from diffrep.denoiser import Denoiser, Tap
+from diffrep.errors import UsageError
+from diffrep.files import sha256_of
+from diffrep.formats import folder as own
+from diffrep.formats.foreign import Loaded, load_foreign
+from diffrep.formats.loading import locate
+
+NOT_COMPARED = "not compared with the official program"
+
+
+def convert(
+    source: str | Path, out: str | Path, architecture: Mapping[str, Any] | None = None, *, overwrite: bool = False
+) -> Path:
+    """Write a foreign checkpoint as a model folder; what is written computes the same without the original.
+
+    Args:
+        source: a file, a folder with one checkpoint in it, a diffrep card's name or a hub id.
+        out: the folder to write; new or empty, or an earlier model folder with `overwrite`.
+        architecture: facts that the file cannot tell, under the official constructors' names.
+        overwrite: replace an earlier model folder.
+
+    Returns:
+        The folder.
+
+    Errors:
+        UsageError: the source is a model folder already, or `out` is taken. InputError, FormatError: as for `load`.
+
+    Example:
+        >>> convert("model_1999.pth", "ddae-cifar10")  # doctest: +SKIP
+    """
+    path, is_own = locate(source)
+    target = Path(out).expanduser()
+    if is_own:
+        raise UsageError(f"{source} is a model folder of diffrep already", "load it as it is")
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
+        raise UsageError(f"{target} is there already", "choose another folder, or say overwrite")
+    loaded = load_foreign(path, name=str(source), architecture=architecture)
+    return own.save(loaded.model, target, card=card_of(loaded, target.name))
+
+
+def card_of(loaded: Loaded, title: str) -> str:
+    """The model card of a converted checkpoint, as Markdown."""
+    model, family, content = loaded.model, loaded.family, loaded.content
+    denoiser = denoiser_of(model)
+    facts = {
+        "source": content.name,
+        "sha256": content.sha256 or source_hash(content.path),
+        "family": family.name + ("" if family.compared else f" ({NOT_COMPARED})"),
+        "license of the weights": family.license,
+        "facts from": content.origin or "the file itself",
+        "kind": type(model).__name__,
+        "parameterization": denoiser.parameterization,
+        "schedule": json.dumps(short(denoiser.schedule.config())),
+        "conditioning": json.dumps(denoiser.config()["conditioning"]),
+        "preprocessing": preprocessing(denoiser),
+        "labels": json.dumps(denoiser.config()["labels"]),
+        "identity": model.identity if isinstance(model, ConditionalAutoencoder) else denoiser.identity,
+        "converted": f"{date.today().isoformat()} by diffrep {diffrep.__version__}",
+    }
+    lines = [f"# {title}", "", f"Converted from {family.name}; load it with `diffrep.load`.", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    return "\n".join([*lines, "", "## Taps", "", *tap_table(denoiser.taps), ""])
+
+
+def denoiser_of(model: Any) -> Denoiser:  # noqa: ANN401 (a Denoiser or an Autoencoder)
+    """The denoiser whose conventions an autoencoder has."""
+    if isinstance(model, ConditionalAutoencoder):
+        return model.at(torch.zeros(1, model.code_dim))
+    found: Denoiser = model if isinstance(model, Denoiser) else model.denoiser
+    return found
+
+
+def preprocessing(denoiser: Denoiser) -> str:
+    """What an input is, in words."""
+    spec, (low, high) = denoiser.input, denoiser.input.range
+    kind = "latents, not pixels" if spec.latent else f"pixels in [{low:g}, {high:g}]"
+    return f"{spec.channels} channels, {spec.size}x{spec.size}, {kind}"
+
+
+def tap_table(taps: tuple[Tap, ...]) -> list[str]:
+    """The taps with their official names, as a Markdown table."""
+    rows = [f"| {t.name} | {t.channels} | {t.resolution} | {', '.join(t.aliases)} |" for t in taps]
+    return ["| tap | channels | resolution | official names |", "|---|---|---|---|", *rows]
+
+
+def short(config: dict[str, Any]) -> dict[str, Any]:
+    """A schedule's config without its table."""
+    return {key: f"{len(v)} values" if isinstance(v, list) and len(v) > 12 else v for key, v in config.items()}
+
+
+def source_hash(path: Path) -> str:
+    """The sha256 of a file, or of each weight file of a folder."""
+    if path.is_file():
+        return sha256_of(path)
+    found = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin"))
+    return ", ".join(f"{sha256_of(p)} ({p.relative_to(path)})" for p in found)
