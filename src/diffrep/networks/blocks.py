@@ -53,7 +53,10 @@ def sinusoid(time: Tensor, width: int, waves: str = "cos-sin", endpoint: bool = 
     """
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=time.device)
-    frequencies = torch.exp(-math.log(10000.0) * steps / max(half - endpoint, 1))  # rounded as in guided-diffusion
+    # Rounded as the programs do, guided-diffusion and DDPM: at t = 999 the last bit is seen in the fifth decimal.
+    last = max(half - endpoint, 1)
+    rates = steps * -(math.log(10000.0) / last) if endpoint else -math.log(10000.0) * steps / last
+    frequencies = torch.exp(rates)
     phase = time.to(torch.float32)[:, None] * frequencies
     first, second = (phase.cos(), phase.sin()) if waves == "cos-sin" else (phase.sin(), phase.cos())
     return F.pad(torch.cat([first, second], dim=1), (0, width % 2))

@@ -1,0 +1,108 @@
+"""Files of pytorch_diffusion against that program's own answers."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import diffrep as dr
+from diffrep.errors import FormatError
+from diffrep.networks.blocks import sinusoid
+from diffrep.noise import NoiseLevel, stack
+from tests.formats.parity import SAMPLER, case
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return case("pytorch-diffusion")
+
+
+@pytest.fixture(scope="module")
+def denoiser(answers):
+    return dr.load(answers.folder)
+
+
+@torch.no_grad()
+def test_predictions(denoiser, answers):
+    level = denoiser.schedule.at(answers["t"])
+    found = denoiser(answers["x_t"], level)
+    answers.close("output", found.eps)
+    answers.close("pred_xstart", found.clipped().x0)
+    answers.close("temb_input", sinusoid(answers["t"].float(), 32, "sin-cos", endpoint=True))
+
+
+def test_taps_by_official_names(denoiser, answers):
+    level = denoiser.schedule.at(answers["t"])
+    maps = dr.read(denoiser, answers["x_t"], level, ["mid", "mid.block_2"])
+    for found in maps.values():
+        answers.close("mid", found.mean(dim=(2, 3)))
+    sizes = {n: tuple(m.shape[-2:]) for n, m in dr.read(denoiser, answers["x_t"], level, NAMES).items()}
+    assert sizes == NAMES
+
+
+NAMES = {
+    "conv_in": (8, 8),
+    "down.0.block.0": (8, 8),
+    "down.0.downsample": (4, 4),
+    "down.1.attn.0": (4, 4),
+    "up.1.attn.1": (4, 4),
+    "up.1.upsample": (8, 8),
+    "up.0.block.1": (8, 8),
+}
+
+
+def test_ancestral_steps_have_the_large_variance(denoiser, answers):
+    schedule = denoiser.schedule
+    abar = schedule.alphas_cumprod
+    torch.testing.assert_close((1 - abar[1:] / abar[:-1]).log(), answers["logvar"][1:], rtol=1e-9, atol=1e-9)
+    for k, t in enumerate(answers["t"].tolist()):
+        path = stack([schedule.at(t), schedule.at(t - 1) if t else NoiseLevel(1.0, 0.0)])
+        noise = answers["noise"][k : k + 1]
+        made = dr.ddpm(denoiser, answers["x_t"][k : k + 1], path, noise=lambda step, shape, n=noise: n)
+        assert float((made - answers["step"][k : k + 1]).abs().max()) <= 1e-5 * answers.about["step"]["max_abs"]
+
+
+def test_the_end_of_the_chain(denoiser, answers):
+    path = stack([denoiser.schedule.at([4, 3, 2, 1, 0]), NoiseLevel(1.0, 0.0)])
+    answers.close("chain_last5", dr.ddpm(denoiser, answers["x_T"], path, noise=answers.noise()), SAMPLER)
+
+
+def test_the_moving_average_is_taken(denoiser, answers):
+    file = "model-790000.ckpt"
+    assert dr.load(answers.folder / "ema_diffusion_cifar10_model" / file).identity == denoiser.identity
+    assert dr.load(answers.folder / "diffusion_cifar10_model" / file).identity != denoiser.identity
+
+
+def test_without_its_config_everything_that_is_missing_is_named(answers, tmp_path):
+    file = shutil.copy(answers.folder / "ema_diffusion_cifar10_model" / "model-790000.ckpt", tmp_path)
+    with pytest.raises(FormatError, match="resolution, beta_schedule, beta_start, beta_end, num_diffusion_timesteps"):
+        dr.load(file)
+    facts = json.loads((answers.folder / "args.json").read_text())
+    with torch.no_grad():
+        found = dr.load(file, architecture=facts)
+        answers.close("output", found(answers["x_t"], found.schedule.at(answers["t"])).eps)
+    with pytest.raises(FormatError, match='expected "linear"'):
+        dr.load(file, architecture={**facts, "beta_schedule": "quad"})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mid.block_1.conv1.bias", "1 missing: mid.block_1.conv1.bias"),
+        ("mid.attn_1.k.bias", r"1 missing: mid.attn_1.qkv"),
+    ],
+)
+def test_loading_is_strict(answers, tmp_path, name, missing):
+    state = torch.load(answers.folder / "ema_diffusion_cifar10_model" / "model-790000.ckpt", weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != name}, tmp_path / "model.ckpt")
+    shutil.copy(answers.folder / "args.json", tmp_path)
+    with pytest.raises(FormatError, match=f"1 missing: {missing}"):
+        dr.load(tmp_path / "model.ckpt")
+
+
+def test_a_saved_copy_needs_no_original(denoiser, tmp_path):
+    again = dr.load(dr.save(denoiser, tmp_path / "model"))
+    assert again.identity == denoiser.identity
+    assert again.config() == denoiser.config()
+    assert [t.aliases for t in again.taps] == [t.aliases for t in denoiser.taps]
