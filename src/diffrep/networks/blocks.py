@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffrep.networks.attention import attend
+
 Size = tuple[int, int]
 Waves = Literal["cos-sin", "sin-cos"]
 QKVOrder = Literal["heads", "qkv", "interleaved"]
@@ -253,7 +255,7 @@ class Attention(nn.Module):
         names, permutation = _QKV_SHAPES[self.order]
         sizes = {"heads": self.heads, "three": 3, "width": c // self.heads}
         q, k, v = self.qkv(tokens).reshape(b, h * w, *(sizes[n] for n in names)).permute(permutation)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(b, h * w, c)
         out: Tensor = self.out(mixed)
         return x + out.reshape(b, h, w, c).permute(0, 3, 1, 2)
 

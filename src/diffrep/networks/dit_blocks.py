@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffrep.networks.attention import attend
 from diffrep.networks.blocks import Size, known
 
 TokenNorm = Literal["layer", "rms"]
@@ -140,7 +141,7 @@ class TokenAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = rotary(q), rotary(k)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(b, n, width)
         out: Tensor = self.out(mixed)
         return out
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffrep.networks.attention import attend
 from diffrep.networks.blocks import Size
 
 EPSILON = 1e-4
@@ -128,7 +129,7 @@ class MPAttention(nn.Module):
         b, c, h, w = x.shape
         parts = self.qkv(x).reshape(b, self.heads, c // self.heads, 3, h * w)
         q, k, v = normalized(parts, (2,)).permute(3, 0, 1, 4, 2)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, h, w)
+        mixed = attend(q, k, v).transpose(2, 3).reshape(b, c, h, w)
         return mp_sum(x, self.out(mixed), self.balance)
 
 
