@@ -1,29 +1,25 @@
 """Pickles of NVIDIA's EDM (Karras et al. 2022): DDPM++, NCSN++ and ADM behind four preconditionings.
 
-The file tells everything: constructor arguments, weights (`ema`), and how they were trained. `EDMPrecond` is our "edm".
-The other three wrap networks of older programs, which predict noise: behind `VPPrecond` and `iDDPMPrecond` the network
-gives eps of the variance-preserving x_t, behind `VEPrecond` it gives -eps, and its last layer's sign is turned.
+The file tells everything: constructor arguments, weights (`ema`), and how they were trained.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffrep.continuous import VESchedule, VPSchedule
-from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
+from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import edm_names
 from diffrep.formats.content import Content, Family, Inert, module_tensors
+from diffrep.formats.edm_preconditioning import PRECONDITIONINGS
 from diffrep.formats.folder import build_network
 from diffrep.formats.official_names import load_official
 from diffrep.networks.edm_blocks import filter_kernel
 from diffrep.networks.edm_unet import EDMUNet
-from diffrep.schedules import DiscreteSchedule, EDMSchedule
 
 LICENSE = "CC BY-NC-SA 4.0"
 Facts = Mapping[str, Any]
@@ -80,6 +76,7 @@ def load(content: Content) -> Denoiser:
     recipe = layout(facts, content)
     network = build_network(recipe)
     assert isinstance(network, EDMUNet)
+    check_beside(content, "model.", known=("u",))
     _fill(network, facts, module_tensors(model), content)
     size, channels = int(facts["img_resolution"]), int(facts["in_channels"])
     settings = PRECONDITIONINGS[precond.class_name](precond, content.data.get("loss_fn"), network)
@@ -98,6 +95,19 @@ def inner(module: Inert, name: str) -> Inert | None:
     modules = module.get("_modules")
     found = modules.get(name) if isinstance(modules, dict) else None
     return found if isinstance(found, Inert) else None
+
+
+def check_beside(content: Content, prefix: str, known: Sequence[str] = ()) -> None:
+    """Refuse a preconditioned network with tensors of unknown use beside it.
+
+    Errors:
+        FormatError: naming the first five.
+    """
+    strange = [n for n in module_tensors(content.data["ema"]) if not n.startswith((prefix, *known))]
+    if strange:
+        raise FormatError(
+            f"{content.name} holds tensors beside its network: {', '.join(strange[:5])}", "is it another model's file?"
+        )
 
 
 def arguments(
@@ -186,77 +196,16 @@ def _fill(network: EDMUNet, facts: Facts, tensors: Mapping[str, Tensor], content
     load_official(network, state, edm_names.edm(network, int(facts["img_resolution"])), content.path)
 
 
-Settings = dict[str, Any]
+def _compared(content: Content) -> bool:
+    """Whether the official program's answers for such a network were at hand: not for NCSN++."""
+    ema = content.data["ema"]
+    model = inner(ema, "model")
+    given = model.get("_init_kwargs") if model else None
+    plain = [(given or {}).get(name, SONG[name]) == SONG[name] for name in ("embedding_type", "encoder_type")]
+    return ema.class_name == "EDMPrecond" and all(plain)
 
-
-def edm_settings(precond: Inert, loss: Any, network: Any = None) -> Settings:  # noqa: ANN401 (what the file says)
-    """`EDMPrecond`, and EDM2's: sigma_data, and how training drew ln sigma."""
-    drawn = {ours: number(loss, official) for ours, official in (("p_mean", "P_mean"), ("p_std", "P_std"))}
-    return {
-        "parameterization": "edm",
-        "sigma_data": number(precond, "sigma_data", 0.5),
-        "schedule": EDMSchedule(**{name: value for name, value in drawn.items() if value is not None}),
-        "conditioning": Conditioning("log-sigma", scale=0.25),
-        "sampling": SamplingSpec(clip=False, rule="karras"),
-    }
-
-
-def _vp(precond: Inert, loss: Any, network: EDMUNet) -> Settings:  # noqa: ANN401 (what the file says)
-    schedule = VPSchedule(
-        number(precond, "beta_d", 19.9), number(precond, "beta_min", 0.1), number(precond, "epsilon_t", 1e-5)
-    )
-    return {
-        "schedule": schedule,
-        "conditioning": Conditioning(scale=number(precond, "M", 1000) - 1),
-        "sampling": SamplingSpec(clip=False, rule="karras"),
-    }
-
-
-def _ve(precond: Inert, loss: Any, network: EDMUNet) -> Settings:  # noqa: ANN401 (what the file says)
-    head = network.head.get_submodule("conv")
-    with torch.no_grad():
-        for tensor in head.parameters():
-            tensor.neg_()
-    return {
-        "schedule": VESchedule(number(precond, "sigma_min", 0.02), number(precond, "sigma_max", 100.0)),
-        "conditioning": Conditioning("log-sigma", offset=-math.log(2)),
-        "sampling": SamplingSpec(clip=False, rule="karras"),
-    }
-
-
-def _iddpm(precond: Inert, loss: Any, network: EDMUNet) -> Settings:  # noqa: ANN401 (what the file says)
-    sigmas = module_tensors(precond).get("u")
-    if sigmas is None or sigmas.ndim != 1:
-        raise FormatError("an iDDPMPrecond without its table of sigma (u)", "copy the file again")
-    falling = sigmas[:-1].double()  # u_j for j = 0..M-1, and 0; t = M - 1 - j
-    return {
-        "schedule": DiscreteSchedule(1 / (1 + falling.flip(0) ** 2)),
-        "conditioning": Conditioning("nearest"),
-        "sampling": SamplingSpec(clip=False, rule="guided-diffusion"),
-    }
-
-
-def number(record: Any, name: str, default: Any = None) -> Any:  # noqa: ANN401 (what the file says)
-    """An attribute of a pickled object as a float, `default` where it is missing or no number."""
-    value = record.get(name) if isinstance(record, Inert) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else default
-
-
-PRECONDITIONINGS: dict[str, Callable[[Inert, Any, Any], Settings]] = {
-    "EDMPrecond": edm_settings,
-    "VPPrecond": _vp,
-    "VEPrecond": _ve,
-    "iDDPMPrecond": _iddpm,
-}
-"""Official class -> arguments of our `Denoiser`."""
 
 FAMILIES = (
-    Family(
-        "EDM",
-        lambda content: recognizes(content) and content.data["ema"].class_name == "EDMPrecond",
-        load,
-        LICENSE,
-        True,
-    ),
-    Family("EDM (VP, VE, iDDPM preconditioning)", recognizes, load, LICENSE, False),
+    Family("EDM", lambda content: recognizes(content) and _compared(content), load, LICENSE, compared=True),
+    Family("EDM (NCSN++, or VP, VE or iDDPM preconditioning)", recognizes, load, LICENSE, compared=False),
 )

@@ -7,17 +7,20 @@ way: mean (5.81, 3.25, 0.12, -2.15), standard deviation (4.17, 4.62, 3.71, 3.28)
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import edm_names
 from diffrep.formats.content import Content, Family, Inert, module_tensors
-from diffrep.formats.edm import LICENSE, arguments, edm_settings, inner, outline
+from diffrep.formats.edm import LICENSE, arguments, check_beside, inner, outline
+from diffrep.formats.edm_preconditioning import edm_settings
 from diffrep.formats.folder import build_network
 from diffrep.formats.official_names import load_official
 from diffrep.networks.edm2 import EDM2
 
+LOG = logging.getLogger("diffrep.formats")
 DEFAULTS = {
     "label_dim": 0,
     "model_channels": 192,
@@ -58,6 +61,9 @@ def load(content: Content) -> Denoiser:
     network = build_network(recipe := _recipe(facts, content))
     assert isinstance(network, EDM2)
     size, channels = int(facts["img_resolution"]), int(facts["img_channels"])
+    check_beside(content, "unet.", known=("logvar_",))
+    left = [name for name in module_tensors(precond) if name.startswith("logvar_")]
+    LOG.warning("%s: the estimator of the loss's variance is left out: %s", content.name, ", ".join(left))
     load_official(network, module_tensors(unet), edm_names.edm2(network, size), content.path)
     denoiser = Denoiser(
         network,
