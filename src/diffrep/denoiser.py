@@ -41,6 +41,7 @@ class SamplingSpec:
 
     Args:
         clip: clamp predicted x0 to [-1, 1] in every step.
+        keep_eps: DDIM and its inversion do not derive eps again from the clamped x0 (diffusers).
         rule: of its paths, see `Schedule.path`.
         variance: of ancestral steps, see `ddpm`; None: learned where it is learned, else the posterior's.
         table: config of the schedule that its deterministic sampler walks, where that is not the one it was trained
@@ -51,6 +52,7 @@ class SamplingSpec:
     rule: str | None = None
     variance: str | None = None
     table: dict[str, Any] | None = None
+    keep_eps: bool = False
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,13 @@ class Prediction:
         """The same answer for the same images seen in another convention; x0 and eps stay."""
         return Prediction(x_t, level, "eps", self.eps, log_variance=self.log_variance, like=self)
 
-    def clipped(self, low: float = -1.0, high: float = 1.0) -> Prediction:
-        """The prediction with x0 clamped and everything else derived again (PDAE 1.7: eps'')."""
+    def clipped(self, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False) -> Prediction:
+        """The prediction with x0 clamped and everything else derived again (PDAE 1.7: eps'').
+
+        With `keep_eps` the network's eps stays beside the clamped x0, as in diffusers' DDIM.
+        """
+        if keep_eps:
+            kept = Prediction(self.x_t, self.level, "eps", self.eps, log_variance=self.log_variance)
+            kept.__dict__["x0"] = self.x0.clamp(low, high)
+            return kept
         return Prediction(self.x_t, self.level, "x0", self.x0.clamp(low, high), log_variance=self.log_variance)

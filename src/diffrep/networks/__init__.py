@@ -14,10 +14,14 @@ from diffrep.networks.adm import adm
 from diffrep.networks.beatgans import beatgans_encoder
 from diffrep.networks.ddpm import ddpm
 from diffrep.networks.ddpmpp import ddpmpp
+from diffrep.networks.diffusers_dit import diffusers_dit
+from diffrep.networks.diffusers_hosted import diffusers_hosted
+from diffrep.networks.diffusers_unet import diffusers_unet
 from diffrep.networks.dit import dit
 from diffrep.networks.edm2 import edm2
 from diffrep.networks.edm_dhariwal import edm_dhariwal
 from diffrep.networks.edm_song import edm_song
+from diffrep.networks.hosted import Hosted
 from diffrep.networks.latent_mlp import latent_mlp
 from diffrep.networks.lightningdit import lightningdit
 from diffrep.networks.tiny import multipliers_for, tiny
@@ -26,6 +30,7 @@ from diffrep.networks.uvit import uvit
 
 __all__ = [
     "LAYOUTS",
+    "Hosted",
     "Network",
     "Place",
     "UNet",
@@ -34,6 +39,9 @@ __all__ = [
     "build",
     "ddpm",
     "ddpmpp",
+    "diffusers_dit",
+    "diffusers_hosted",
+    "diffusers_unet",
     "dit",
     "edm2",
     "edm_dhariwal",
@@ -56,6 +64,9 @@ LAYOUTS: dict[str, Callable[..., Network]] = {
     "edm_song": edm_song,
     "edm_dhariwal": edm_dhariwal,
     "edm2": edm2,
+    "diffusers_unet": diffusers_unet,
+    "diffusers_dit": diffusers_dit,
+    "diffusers_hosted": diffusers_hosted,
     "beatgans_encoder": beatgans_encoder,
     "latent_mlp": latent_mlp,
 }

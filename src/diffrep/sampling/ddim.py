@@ -58,7 +58,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise UsageError(f"eta = {eta}", "expected 0 (deterministic) to 1 (ancestral)")
     draw = noise_source(noise, generator) if eta > 0 else None
-    predict = predictor(denoise, clip)
+    predict = predictor(denoise, clip, eps_habit=True)
     for step in walk(x, path, progress):
         kept = math.sqrt(1 + eta**2 * math.expm1(-step.gain))  # share of eps; 1 for eta = 0
         x = step.mix(predict(x, step.now), kept)

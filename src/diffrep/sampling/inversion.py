@@ -48,7 +48,7 @@ def invert(
         >>> dr.invert(denoiser, images, denoiser.schedule.path(10, direction="up")).shape
         torch.Size([2, 1, 8, 8])
     """
-    predict = predictor(denoise, clip)
+    predict = predictor(denoise, clip, eps_habit=True)
     for step in walk(x, path, progress, up=True):
         x = step.mix(predict(x, step.now))
     return x

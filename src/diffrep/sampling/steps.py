@@ -103,14 +103,16 @@ def walk(x: Tensor, path: NoiseLevel, progress: Progress | None, *, up: bool = F
     return steps if progress is None else progress(steps)
 
 
-def predictor(denoise: Denoise, clip: bool | None) -> Denoise:
+def predictor(denoise: Denoise, clip: bool | None, *, eps_habit: bool = False) -> Denoise:
     """The denoiser, with x0 clamped to [-1, 1] and the rest re-derived if `clip` says so (PDAE 1.7).
 
     `clip=None` follows the model's own habit, `denoise.sampling.clip`; a bare callable has none, so it never clips.
+    With `eps_habit` the model's `sampling.keep_eps` is followed too: only DDIM's step has that choice.
     """
     if clip is None:
         clip = bool(getattr(getattr(denoise, "sampling", None), "clip", False))
-    return (lambda x_t, level: denoise(x_t, level).clipped()) if clip else denoise
+    keep = eps_habit and bool(getattr(getattr(denoise, "sampling", None), "keep_eps", False))
+    return (lambda x_t, level: denoise(x_t, level).clipped(keep_eps=keep)) if clip else denoise
 
 
 def noise_source(noise: Noise | Generator | None, generator: Generator | None) -> Callable[[int, Tensor], Tensor]:

@@ -1,0 +1,174 @@
+"""Folders of diffusers' DiTTransformer2DModel, by DDAE 5.7.
+
+diffusers' class is not the official DiT: its sinusoid's frequencies are shifted (they end at 1e-4), the second
+normalization has a larger epsilon, and every block embeds time and label by itself. Which of the two a file is can be
+seen: a converted official model has the same embedding in every block, and was trained with the official frequencies,
+k / half, and epsilon 1e-6: that is what it gets here, on purpose not what diffusers computes. Where the blocks'
+embeddings differ, diffusers trained it, and it keeps diffusers' mathematics. `architecture={"downscale_freq_shift": 0}`
+(or 1) says it otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffrep.denoiser import Conditioning, Denoiser, LabelSpec
+from diffrep.errors import FormatError
+from diffrep.formats import diffusers_common as common
+from diffrep.formats.content import Content, require
+from diffrep.formats.families import Family
+from diffrep.formats.folder import build_network, load_strictly
+from diffrep.networks.dit_blocks import position_table
+
+FACTS = (
+    *("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "sample_size", "patch_size"),
+    *("num_embeds_ada_norm", "activation_fn", "norm_type", "norm_elementwise_affine", "norm_eps"),
+)
+GELU = {"gelu-approximate": "tanh", "gelu": "none"}
+EMBEDDING = (
+    ("timestep_embedder.linear_1", "linear1"),
+    ("timestep_embedder.linear_2", "linear2"),
+    ("class_embedder.embedding_table", "classes"),
+)
+BLOCK = (
+    *(("norm1.linear", "modulation"), ("attn1.to_out.0", "attention.out")),
+    *(("ff.net.0.proj", "feed_forward.linear1"), ("ff.net.2", "feed_forward.linear2")),
+)
+OUTER = (("pos_embed.proj", "patch.proj"), ("proj_out_1", "head.modulation"), ("proj_out_2", "head.linear"))
+OFFICIAL_EPS = 1e-6
+
+
+def load(content: Content) -> Denoiser:
+    """The denoiser of a DiTTransformer2DModel.
+
+    Errors:
+        FormatError: a fact is missing, a variant that is no DiT, or tensors that do not fit.
+    """
+    require(content, "a DiTTransformer2DModel", FACTS)
+    weights: Mapping[str, Tensor] = content.data["weights"]
+    recipe = outline(content, weights)
+    network = build_network(recipe)
+    blockwise = recipe["layout"] == "diffusers_dit"
+    load_strictly(network, converted(weights, recipe, blockwise), content.path)
+    classes = int(content.fact("num_embeds_ada_norm"))
+    made = Denoiser(
+        network,
+        input=common.input_of(content, recipe["image_channels"], recipe["size"]),
+        conditioning=Conditioning(rounded=True),
+        labels=LabelSpec(classes, null=classes),
+        source=common.source_of(content),
+        **common.scheduling(content),
+    )
+    return made.eval()
+
+
+def outline(content: Content, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The recipe of the network: layout `dit` for the official mathematics, `diffusers_dit` for diffusers'.
+
+    Errors:
+        FormatError: a variant that is no DiT.
+    """
+    name, channels = content.name, int(content.fact("in_channels"))
+    known = {"norm_type": "ada_norm_zero", "norm_elementwise_affine": False}
+    for key, value in known.items():
+        if content.fact(key) != value:
+            raise FormatError(f"{name} has {key} = {content.fact(key)}", f"a DiT has {value}")
+    activation = common.choice(content, "activation_fn", known=GELU)
+    heads = int(content.fact("num_attention_heads"))
+    width = heads * int(content.fact("attention_head_dim"))
+    inner = weights.get("transformer_blocks.0.ff.net.0.proj.weight", torch.empty(4 * width, 0)).shape[0]
+    shift = content.fact("downscale_freq_shift", None)
+    if shift is None:
+        shift = 0 if is_official(weights) else 1
+    recipe: dict[str, Any] = {
+        "image_channels": channels,
+        "size": common.square(content, "a DiTTransformer2DModel"),
+        "patch": int(content.fact("patch_size")),
+        "width": width,
+        "depth": int(content.fact("num_layers")),
+        "heads": heads,
+        "mlp_ratio": inner / width,
+        "classes": int(content.fact("num_embeds_ada_norm")) + 1,
+        "learns_variance": common.learned_variance(content, channels, int(content.fact("out_channels") or channels)),
+        "zero_init": False,
+    }
+    if shift == 0 and is_official(weights) and GELU[activation] == "tanh":
+        return {"layout": "dit", **recipe}
+    eps = OFFICIAL_EPS if shift == 0 else float(content.fact("norm_eps"))
+    return {"layout": "diffusers_dit", **recipe, "endpoint": shift == 1, "eps": eps, "approximate": GELU[activation]}
+
+
+def is_official(weights: Mapping[str, Tensor]) -> bool:
+    """Whether every block embeds time and label alike, as in a file that was made from an official one."""
+    first = {name: tensor for name, tensor in weights.items() if name.startswith("transformer_blocks.0.norm1.emb.")}
+    others = {
+        name: tensor for name, tensor in weights.items() if re.match(r"transformer_blocks\.\d+\.norm1\.emb\.", name)
+    }
+    same = (torch.equal(t, first.get(re.sub(r"\.\d+\.", ".0.", n, count=1), t.new_empty(0))) for n, t in others.items())
+    return bool(first) and all(same)
+
+
+def converted(weights: Mapping[str, Tensor], recipe: Mapping[str, Any], blockwise: bool) -> dict[str, Tensor]:
+    """The tensors under our names; unknown ones keep theirs.
+
+    Args:
+        weights: by diffusers' names.
+        recipe: of the network, for the fixed table of positions, which the file does not hold.
+        blockwise: every block keeps its own embedding; otherwise the first block's is the network's.
+    """
+    grid = recipe["size"] // recipe["patch"]
+    out = {"positions": position_table(recipe["width"], (grid, grid))}
+    for name, tensor in weights.items():
+        if (ours := _renamed(name, blockwise)) is not None:
+            out[ours] = tensor
+    for k in range(recipe["depth"]):
+        _join(out, weights, f"transformer_blocks.{k}.attn1", f"blocks.{k}.attention.qkv")
+    return out
+
+
+def _renamed(name: str, blockwise: bool) -> str | None:
+    """Our name; None for what is taken elsewhere (q, k, v) or is a copy. Old files hold the table of positions."""
+    if name == "pos_embed.pos_embed":
+        return "positions"
+    for theirs, ours in OUTER:
+        if name.startswith(f"{theirs}."):
+            return name.replace(theirs, ours, 1)
+    found = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    if found is None:
+        return name
+    k, part, last = int(found[1]), found[2], found[3]
+    if part in ("attn1.to_q", "attn1.to_k", "attn1.to_v"):
+        return None
+    for theirs, ours in EMBEDDING:
+        if part == f"norm1.emb.{theirs}":
+            if k == 0:
+                return f"time.{ours}.{last}"
+            return f"times.{k - 1}.{ours}.{last}" if blockwise else None
+    for theirs, ours in BLOCK:
+        if part == theirs:
+            return f"blocks.{k}.{ours}.{last}"
+    return name
+
+
+def _join(out: dict[str, Tensor], weights: Mapping[str, Tensor], theirs: str, ours: str) -> None:
+    """q, k and v as one; `attention_bias` False is a bias of 0."""
+    for last in ("weight", "bias"):
+        rows = [weights[n] for letter in "qkv" if (n := f"{theirs}.to_{letter}.{last}") in weights]
+        if len(rows) == 3:
+            out[f"{ours}.{last}"] = torch.cat(rows)
+    if f"{ours}.bias" not in out and f"{ours}.weight" in out:
+        out[f"{ours}.bias"] = out[f"{ours}.weight"].new_zeros(len(out[f"{ours}.weight"]))
+
+
+FAMILY = Family(
+    "diffusers DiT",
+    common.written_by("DiTTransformer2DModel"),
+    load,
+    f"{common.LICENSE} (DiT: CC BY-NC)",
+    compared=True,
+)
