@@ -48,7 +48,6 @@ class OfModel(Config):
     """The first word of commands that use a model. Bases stand right to left in the order of the words."""
 
     model: str = Field(description=MODEL)
-    architecture: Path | None = option(None, "JSON file of what another program's checkpoint cannot tell")
 
 
 class OfImages(Config):
@@ -57,7 +56,13 @@ class OfImages(Config):
     data: str = Field(description=DATA)
 
 
-class OnData(Work, OfImages, OfModel):
+class Foreign(Config):
+    """Settings of commands whose model may be another program's."""
+
+    architecture: Path | None = option(None, "JSON file of what another program's checkpoint cannot tell")
+
+
+class OnData(Foreign, Work, OfImages, OfModel):
     """Settings of commands that read images with a model."""
 
     labels: Path | None = option(None, "CSV with a header, a path and a label column, for folder:")
@@ -133,7 +138,7 @@ class TrainConfig(Training, OfImages):
     weighting: Literal["uniform", "min-snr"] = option("uniform", "weight of the loss")
 
 
-class AutoencodeConfig(Training, OfImages, OfModel):
+class AutoencodeConfig(Foreign, Training, OfImages, OfModel):
     """Settings of `diffrep autoencode`."""
 
     code_dim: int = option(32, "numbers per code", ge=1)
@@ -184,7 +189,7 @@ class OfCodes(Config):
     codes: Path = Field(description="folder that `diffrep encode` wrote, or a codes.parquet")
 
 
-class DecodeConfig(Work, OfCodes, OfModel):
+class DecodeConfig(Foreign, Work, OfCodes, OfModel):
     """Settings of `diffrep decode`."""
 
     steps: int = option(50, "sampling steps", ge=1)
@@ -211,7 +216,7 @@ class InterpolateConfig(OnData):
     steps: int = option(50, "steps of inversion and of decoding", ge=1)
 
 
-class SampleConfig(Work, OfModel):
+class SampleConfig(Foreign, Work, OfModel):
     """Settings of `diffrep sample`."""
 
     num: int = option(16, "images", ge=1)

@@ -100,7 +100,7 @@ def is_model_folder(path: Path) -> bool:
         return False
     try:
         return str(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format", "")).startswith("diffrep-")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return False
 
 

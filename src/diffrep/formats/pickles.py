@@ -50,7 +50,7 @@ class Reader:
 
     def machine(self, persistent: Callable[[Any], Any] | None = None, part: slice = slice(None)) -> Machine:
         """A pickle machine over (a part of) the file."""
-        return Machine(self.buffer[part], self.call, persistent or no_storage)
+        return Machine(self.buffer[part], self.call, persistent or no_storage, self.mapping.numel())
 
     def call(self, name: str, args: tuple[Any, ...]) -> Any:  # noqa: ANN401 (what the file says)
         """Build what `name(*args)` stands for, if the table knows it; a record of it, if it is a foreign class."""

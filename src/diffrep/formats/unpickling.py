@@ -16,8 +16,8 @@ from diffrep.errors import FormatError
 from diffrep.formats.inert import Building, Inert, Name, Settable, plain_key
 from diffrep.formats.opcodes import OPCODES, STOP
 
-MAX_OPCODES = 500_000
-"""More than any known checkpoint has (about 30 per tensor), few enough for a fraction of a second."""
+MAX_OPCODES, BYTES_PER_OPCODE = 250_000, 4096
+"""Opcodes that any file may have (a tensor needs about 30), and the bytes of the file that pay for one more."""
 MAX_LINE, MAX_CHARACTERS = 10_000, 20_000_000
 
 
@@ -31,10 +31,14 @@ class Machine:
         buffer: the file's bytes.
         call: (name, arguments) -> value, for every object that the pickle builds.
         persistent: persistent id -> value (torch's storages).
+        file_size: bytes of the whole file.
     """
 
-    def __init__(self, buffer: memoryview, call: Call, persistent: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, buffer: memoryview, call: Call, persistent: Callable[[Any], Any], file_size: int | None = None
+    ) -> None:
         self.buffer, self.call, self.persistent = buffer, call, persistent
+        self.allowed = MAX_OPCODES + (file_size or len(buffer)) // BYTES_PER_OPCODE
         self.position, self.steps, self.characters = 0, 0, 0
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -51,8 +55,8 @@ class Machine:
         try:
             while (code := self.take(1)[0]) != STOP:
                 self.steps += 1
-                if self.steps > MAX_OPCODES:
-                    raise FormatError(f"the pickle has more than {MAX_OPCODES} opcodes", "no checkpoint needs so many")
+                if self.steps > self.allowed:
+                    raise FormatError(f"the pickle has more than {self.allowed} opcodes", "no checkpoint needs so many")
                 OPCODES[code](self)
             return self.stack.pop(), self.position
         except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error) as error:
