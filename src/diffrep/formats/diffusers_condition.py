@@ -1,8 +1,9 @@
-"""Folders of networks that diffusers itself runs: UNet2DConditionModel (Stable Diffusion 1.5, 2.1, XL), PixArt, SD3,
-Flux, and UNet2DModels with parts that diffrep has not.
+"""Folders of networks that diffusers itself runs: text-conditioned U-Nets and transformers.
 
-They listen to a prompt, as an embedding. It is given, `architecture={"encoder_hidden_states": tensor}`, or the empty
-prompt's: encoded where a pipeline's CLIP lies beside the network, otherwise all zeros, which is said in the log.
+These are UNet2DConditionModel (Stable Diffusion 1.5, 2.1, XL), PixArt, SD3 and Flux, and UNet2DModels with parts that
+diffrep has not. They listen to a prompt, as an embedding: `architecture={"encoder_hidden_states": tensor}`, or
+`{"prompt": "a cat"}` where a pipeline's CLIP lies beside the network. Without either it is the empty prompt's: encoded
+by that CLIP, otherwise all zeros, which is said in the log.
 `attention_head_dim` is the number of heads in UNet2DConditionModel; diffusers' own class reads it so.
 """
 
@@ -22,7 +23,7 @@ from diffrep.formats import diffusers_common as common
 from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.folder import load_strictly
-from diffrep.networks.diffusers_hosted import CLASSES, Prompted, diffusers_hosted
+from diffrep.networks.diffusers_hosted import CLASSES, GUIDANCE, Prompted, diffusers_hosted
 from diffrep.schedules import FlowSchedule
 
 LOG = logging.getLogger("diffrep.formats")
@@ -116,7 +117,7 @@ def conditions(content: Content, kind: str, size: int) -> dict[str, Tensor]:
     Errors:
         FormatError: something given of another shape.
     """
-    needed = needs(content, kind, size)
+    needed = needs(content.data["config"], kind, size, content.name)
     given = {name: value for name in GIVEN if (value := content.fact(name, None)) is not None}
     if unknown := set(given) - needed.keys() - {"encoder_attention_mask"}:
         raise FormatError(f"{kind} does not take {sorted(unknown)[0]}", f"it takes {', '.join(needed) or 'nothing'}")
@@ -124,7 +125,7 @@ def conditions(content: Content, kind: str, size: int) -> dict[str, Tensor]:
     for name, value in given.items():
         told[name] = row(name, value, needed.get(name), content.name)
     if "encoder_hidden_states" in needed and "encoder_hidden_states" not in given:
-        told["encoder_hidden_states"] = empty_prompt(content, needed["encoder_hidden_states"])
+        told["encoder_hidden_states"] = prompt_embedding(content, needed["encoder_hidden_states"])
     return {**needed, **told}
 
 
@@ -145,65 +146,67 @@ def row(name: str, value: Any, like: Tensor | None, source: str) -> Tensor:  # n
     return tensor
 
 
-def needs(content: Content, kind: str, size: int) -> dict[str, Tensor]:
-    """What a class wants to be told, by its config: zeros, and the sizes of the image where it asks for them."""
+def needs(config: Mapping[str, Any], kind: str, size: int, name: str) -> dict[str, Tensor]:
+    """What a class wants to be told, by its config: zeros, and the sizes of the image where it asks for them.
+
+    Errors:
+        FormatError: the config does not tell a width, or asks for something else.
+    """
     pixels = float(8 * size)  # the autoencoders of all of them make one latent of 8 x 8 pixels
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(1, *shape)
 
-    def width(name: str) -> int:
-        value = content.fact(name, None)
+    def width(key: str) -> int:
+        value = config.get(key)
         value = value[0] if isinstance(value, list | tuple) and value else value
         if not isinstance(value, int):
-            require(content, f"a {kind}", [name])
-            raise FormatError(f"{content.name} has {name} = {value}", "expected a whole number")
+            raise FormatError(f"{name} has {key} = {value}", "expected a whole number in its config")
         return value
 
     if kind == "UNet2DModel":
         return {}
     if kind in FLOWS:
-        return {
-            "encoder_hidden_states": zeros(TOKENS, width("joint_attention_dim")),
-            "pooled_projections": zeros(width("pooled_projection_dim")),
-            **({"guidance": torch.tensor([3.5])} if content.fact("guidance_embeds", False) else {}),
-        }
+        told = {"encoder_hidden_states": zeros(TOKENS, width("joint_attention_dim"))}
+        told["pooled_projections"] = zeros(width("pooled_projection_dim"))
+        return told | ({"guidance": torch.tensor([GUIDANCE])} if config.get("guidance_embeds") else {})
     if kind == "PixArtTransformer2DModel":
+        asked = config.get("use_additional_conditions")
         extra = {"resolution": torch.tensor([[pixels, pixels]]), "aspect_ratio": torch.tensor([[1.0]])}
-        micro = content.fact("use_additional_conditions", None)
-        asks = size == 128 if micro is None else bool(micro)
-        return {"encoder_hidden_states": zeros(TOKENS, width("caption_channels")), **(extra if asks else {})}
-    told = {"encoder_hidden_states": zeros(TOKENS, prompt_width(content, width))}
-    if content.fact("addition_embed_type", None) == "text_time":
+        told = {"encoder_hidden_states": zeros(TOKENS, width("caption_channels"))}
+        return told | (extra if (size == 128 if asked is None else asked) else {})
+    projected = config.get("encoder_hid_dim") is not None
+    told = {"encoder_hidden_states": zeros(TOKENS, width("encoder_hid_dim" if projected else "cross_attention_dim"))}
+    extra_kind = config.get("addition_embed_type")
+    if extra_kind not in (None, "text", "text_time"):
+        raise FormatError(f'{name} has addition_embed_type "{extra_kind}"', 'expected null, "text" or "text_time"')
+    if extra_kind == "text_time":
         ids = torch.tensor([[pixels, pixels, 0.0, 0.0, pixels, pixels]])
         pooled = width("projection_class_embeddings_input_dim") - ids.shape[1] * width("addition_time_embed_dim")
         told |= {"text_embeds": zeros(pooled), "time_ids": ids}
-    elif content.fact("addition_embed_type", None) not in (None, "text"):
-        raise FormatError(
-            f"{content.name} has addition_embed_type {content.fact('addition_embed_type')}",
-            "expected null or text_time",
-        )
     return told
 
 
-def prompt_width(content: Content, width: Any) -> int:  # noqa: ANN401 (a function from a name to a number)
-    """Channels of a U-Net's prompt: what its projection takes, where it has one, or its attention."""
-    return int(width("cross_attention_dim" if content.fact("encoder_hid_dim", None) is None else "encoder_hid_dim"))
-
-
-def empty_prompt(content: Content, zeros: Tensor) -> Tensor:
-    """The embedding of "": by the pipeline's CLIP where one lies beside the network, else zeros.
+def prompt_embedding(content: Content, zeros: Tensor) -> Tensor:
+    """The embedding of `prompt`, or of "": by the pipeline's CLIP where one lies beside the network, else zeros.
 
     Where a pipeline says `force_zeros_for_empty_prompt` (Stable Diffusion XL), zeros are what it was made for.
+
+    Errors:
+        FormatError: a prompt, but no CLIP that makes embeddings of this network's width.
     """
-    index = content.data.get("model_index") or {}
-    folder = content.data["folder"].parent if index else content.data["folder"]
-    root = folder if (folder / "tokenizer").is_dir() else content.data["folder"].parent
-    if index.get("force_zeros_for_empty_prompt"):
+    index, folder = content.data.get("model_index") or {}, content.data["folder"]
+    prompt = str(content.fact("prompt", ""))
+    if not prompt and index.get("force_zeros_for_empty_prompt"):
         return zeros
-    found = encoded("", root) if is_clip(root) else None
+    found = encoded(prompt, folder.parent) if is_clip(folder.parent) else None
     if found is not None and found.shape[-1] == zeros.shape[-1]:
         return found
+    if prompt:
+        raise FormatError(
+            f"{content.name} has no CLIP of width {zeros.shape[-1]} beside it to read the prompt",
+            'give its embedding: architecture={"encoder_hidden_states": tensor}',
+        )
     LOG.warning("%s: no prompt was given and no CLIP lies beside it; its embedding is all zeros", content.name)
     return zeros
 

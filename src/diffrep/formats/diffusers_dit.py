@@ -105,12 +105,13 @@ def outline(content: Content, weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def is_official(weights: Mapping[str, Tensor]) -> bool:
     """Whether every block embeds time and label alike, as in a file that was made from an official one."""
-    first = {name: tensor for name, tensor in weights.items() if name.startswith("transformer_blocks.0.norm1.emb.")}
-    others = {
-        name: tensor for name, tensor in weights.items() if re.match(r"transformer_blocks\.\d+\.norm1\.emb\.", name)
-    }
-    same = (torch.equal(t, first.get(re.sub(r"\.\d+\.", ".0.", n, count=1), t.new_empty(0))) for n, t in others.items())
-    return bool(first) and all(same)
+    embedding = re.compile(r"transformer_blocks\.\d+\.(norm1\.emb\..+)")
+    first: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        found = embedding.fullmatch(name)
+        if found and not torch.equal(tensor, first.setdefault(found[1], tensor)):
+            return False
+    return bool(first)
 
 
 def converted(weights: Mapping[str, Tensor], recipe: Mapping[str, Any], blockwise: bool) -> dict[str, Tensor]:
@@ -165,10 +166,5 @@ def _join(out: dict[str, Tensor], weights: Mapping[str, Tensor], theirs: str, ou
         out[f"{ours}.bias"] = out[f"{ours}.weight"].new_zeros(len(out[f"{ours}.weight"]))
 
 
-FAMILY = Family(
-    "diffusers DiT",
-    common.written_by("DiTTransformer2DModel"),
-    load,
-    f"{common.LICENSE} (DiT: CC BY-NC)",
-    compared=True,
-)
+LICENSE = f"{common.LICENSE} (DiT: CC BY-NC 4.0)"
+FAMILY = Family("diffusers DiT", common.written_by("DiTTransformer2DModel"), load, LICENSE, compared=True)

@@ -142,11 +142,9 @@ def converted(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]
             ours = names.get(owner)
             out[f"{ours}.{last}" if ours else name] = _like_linear(ours, tensor)
         elif part[2] == "q" and part[1] in names:
-            rows = [state.get(f"{part[1]}.to_{letter}.{part[3]}") for letter in "qkv"]
-            if all(row is not None for row in rows):
-                out[f"{names[part[1]]}.qkv.{part[3]}"] = torch.cat(
-                    [_like_linear("qkv", r) for r in rows if r is not None]
-                )
+            rows = [state[n] for letter in "qkv" if (n := f"{part[1]}.to_{letter}.{part[3]}") in state]
+            if len(rows) == 3:
+                out[f"{names[part[1]]}.qkv.{part[3]}"] = torch.cat([_like_linear("qkv", row) for row in rows])
     return out
 
 

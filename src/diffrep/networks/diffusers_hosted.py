@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffrep.networks.blocks import Size, known
 from diffrep.networks.hosted import Hosted, place
-from diffrep.networks.unet import Place, layout
+from diffrep.networks.unet import Place
 
 NEEDS = 'this needs the diffusers extra: pip install "diffrep[diffusers]"'
 GUIDANCE = 3.5
@@ -57,6 +57,12 @@ class Prompted(Hosted):
         self.told = tuple(conditions)
         for name, value in conditions.items():
             self.register_buffer(name, value)
+        self.config = {
+            "layout": "diffusers_hosted",
+            "class_name": type(module).__name__,
+            "arguments": {k: v for k, v in dict(config).items() if not k.startswith("_")},
+            "conditions": told_shapes(self),
+        }
 
     def called(self, x: Tensor, time: Tensor, y: Tensor | None) -> Any:  # noqa: ANN401 (whatever diffusers returns)
         """As in `Hosted`; every condition is repeated for the batch and cast like x."""
@@ -84,7 +90,11 @@ class Prompted(Hosted):
         )
 
 
-@layout
+def told_shapes(network: Prompted) -> dict[str, list[int]]:
+    """What a network is told, by name and shape, as its config has it."""
+    return {name: list(getattr(network, name).shape) for name in network.told}
+
+
 def diffusers_hosted(
     *, class_name: str, arguments: Mapping[str, Any], conditions: Mapping[str, Sequence[int]] | None = None
 ) -> Prompted:
@@ -157,7 +167,7 @@ def _flux(network: Prompted, x: Tensor, time: Tensor, y: Tensor | None) -> Tenso
         return_dict=False,
         **told,
     )[0]
-    pixels = out.reshape(b, height // 2, width // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    pixels: Tensor = out.reshape(b, height // 2, width // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return pixels.reshape(b, c, height, width)
 
 
