@@ -18,6 +18,7 @@ z = autoencoder.encode(x0)
 x_T = autoencoder.invert(x0, z, steps=50)
 exact = autoencoder.decode(z, x_T, steps=50)
 alone = autoencoder.decode(z, steps=10, noise=dr.noise_for(0, ids))
-print(f"MSE with inverted x_T {((exact - x0) / 2).square().mean():.4f}, from z alone {((alone - x0) / 2).square().mean():.4f}")
+for name, images in {"z and inverted x_T, 50 steps": exact, "z alone, 10 steps": alone}.items():
+    print(f"MSE from {name}: {((images - x0) / 2).square().mean():.4f}")
 frames = autoencoder.interpolate(x0[:1], x0[1:2], num_frames=5, steps=20)
 print(f"{len(frames)} frames between two digits")

@@ -74,7 +74,7 @@ def page(lines: list[str], probes: dict[str, Any], rebuilt: dict[str, Any], n: i
             "and `python scripts/fashion_mnist.py`, which runs them and measures what follows.",
             "",
             "## Probe",
-            f"Ridge on standardised features of every tap at t = {', '.join(map(str, TIMES))}; tap, level and penalty by",
+            f"Ridge on standardised features of every tap, t = {', '.join(map(str, TIMES))}; tap, level and penalty by",
             "5-fold cross-validation on train and validation",
             f"({probes['best_tap_2x2']} at log-SNR {probes['best_log_snr_2x2']:.2f} for 2x2 pooling,",
             f"{probes['best_tap']} at {probes['best_log_snr']:.2f} mean-pooled); accuracy on test in percent.",

@@ -54,7 +54,7 @@ def resolve(denoiser: nn.Module, names: str | Iterable[str]) -> list[str]:
             raise UsageError(f'unknown tap "{name}"', nearest(name, [*(t.name for t in base.taps), *aliases, "time"]))
         found.update(dict.fromkeys(matches))
     order = {name: k for k, name in enumerate(base.places)}
-    return sorted(found, key=lambda name: order[aliases[name] if name in aliases else name])
+    return sorted(found, key=lambda name: order[str(aliases.get(name, name))])
 
 
 @contextmanager

@@ -25,7 +25,8 @@ def validation(
     """Make the `validate` of `train`: the mean loss over a data set, with `draws` fixed levels and noises per image.
 
     Example:
-        >>> train(objective, loader, config, validate=validation(objective, data["val"], denoiser.input))  # doctest: +SKIP
+        >>> check = validation(objective, data["val"], denoiser.input)  # doctest: +SKIP
+        >>> train(objective, loader, config, validate=check)  # doctest: +SKIP
     """
 
     @torch.no_grad()
