@@ -277,7 +277,7 @@ def test_ema_comes_before_raw_weights(tmp_path):
     shutil.copytree(answers.folder, tmp_path / "raw")
     (tmp_path / "raw" / "ema_0.9999_500000.pt").unlink()
     raw = dr.load(tmp_path / "raw")
-    assert float(raw.network.enc["1"].weight.mean()) == pytest.approx(0.01)
+    assert float(raw.network.enc["1"].weight.detach().mean()) == pytest.approx(0.01)
 
 
 def test_pdae_trains_on_a_learned_variance():

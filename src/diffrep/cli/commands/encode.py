@@ -48,7 +48,7 @@ def work(session: Session) -> dict[str, Any]:
     session.start()
     session.bad_records(splits)
     protocol = {
-        "model": model.denoiser.identity,
+        "model": getattr(model, "denoiser", model).identity,
         "autoencoder": identity(model),
         "data": splits.source,
         "invert": config.invert,

@@ -47,7 +47,8 @@ def work(session: Session) -> dict[str, Any]:
     config: SampleConfig = session.config
     model = session.model(config.model)
     if hasattr(model, "encode"):
-        hint = f"sample its base: diffrep sample {model.denoiser.source}"
+        base = getattr(model, "denoiser", None)
+        hint = f"sample its base: diffrep sample {base.source}" if base else "make images from codes: diffrep decode"
         raise UsageError(f'"{config.model}" is an autoencoder without a prior of codes', hint)
     model = model.for_sampling() if config.sampler == "ddim" else model
     denoise = model if config.label is None else conditioned(model, config.label)
