@@ -24,6 +24,8 @@ def find(path: Path) -> Path:
     Errors:
         InputError: more than one could be meant, or none is there; candidates are listed.
     """
+    if path.name.startswith("diffusion_pytorch_model") and path.is_file() and is_diffusers(path.parent):
+        return path.parent
     if not path.is_dir() or is_diffusers(path):
         return path
     candidates = below(path)

@@ -99,7 +99,12 @@ def diffusers_unet(
         >>> sum(p.numel() for p in diffusers_unet().parameters())
         35746307
     """
-    for name, values in {"down_attention": down_attention, "up_attention": up_attention, "down": down, "up": up}.items():
+    for name, values in {
+        "down_attention": down_attention,
+        "up_attention": up_attention,
+        "down": down,
+        "up": up,
+    }.items():
         if len(values) != len(widths):
             raise ValueError(f"{len(widths)} widths, but {len(values)} entries in {name}: give one per level")
     inner, width = norm(groups, eps), time_width or 4 * widths[0]
