@@ -11,7 +11,7 @@ from diffrep.cli.app import COMMANDS
 from tests.cli.calls import Call
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
-WITHOUT_FOLDER = {"report", "models", "datasets", "doctor"}
+WITHOUT_FOLDER = {"report", "models", "datasets", "doctor", "convert"}
 ALWAYS = ("[default: 0]", "--output-dir", "-o", "--dry-run", "--config", "--print-config", "--resume", "--json")
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "PIL"}
 

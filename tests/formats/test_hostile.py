@@ -23,10 +23,15 @@ ARCHIVES = sorted(evil.archives(Path("x")))
 TENSOR_FILES = sorted(evil.tensor_files(Path("x")))
 
 
+PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Import what first calls import."""
     dr.load("ddpm-digits")
+    if (PARITY / "dit").is_dir():
+        dr.load(PARITY / "dit")
     path = tmp_path_factory.mktemp("warm") / "model.pt"
     torch.save({"w": torch.zeros(2)}, path)
     with pytest.raises(FormatError):
@@ -36,10 +41,9 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def parity() -> Path:
     """The official programs' files, where they are."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "parity"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    return folder
+    if not PARITY.is_dir():
+        pytest.skip(f"no {PARITY}")
+    return PARITY
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from diffrep.formats.hub import check_reachable, is_offline, repository
 SECONDS = 4
 """How long a server may be silent."""
 BLOCK = 1 << 20
+SCHEMES = ("https://",)
+"""What is fetched; nothing over an open line."""
 Progress = Callable[[int, int | None], None]
 
 
@@ -53,7 +55,7 @@ def downloaded(card: Card) -> Path:
 
 def how_to_get(card: Card) -> str:
     """What a user does to have the file."""
-    if not card.location.startswith("https://") or is_page(card):
+    if not card.location.startswith(SCHEMES) or is_page(card):
         where = card.location or "its authors' page"
         return f"get it by hand from {where} and load the file; no direct address is known"
     return f"download it: diffrep models download {card.name}"
@@ -85,7 +87,7 @@ def download(card: Card, *, offline: bool | None = None, progress: Progress | No
     if not path.is_file():
         if offline:
             raise InputError(f"{path.name} of {card.name} is not in the cache", "leave out --offline to download it")
-        if not card.location.startswith("https://") or is_page(card):
+        if not card.location.startswith(SCHEMES) or is_page(card):
             raise InputError(f"{path.name} of {card.name} cannot be fetched by program", how_to_get(card))
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,91 @@
+"""convert: a foreign checkpoint as a model folder that computes the same without the original."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import diffrep as dr
+from diffrep.cli import main
+from diffrep.errors import UsageError
+from diffrep.files import sha256_of
+from diffrep.formats.converting import convert
+from tests.formats.parity import PARITY
+
+CASES = {
+    "ddae-ddpm": "none stated",
+    "ddae-edm": "none stated",
+    "dit": "CC BY-NC 4.0",
+    "edm-ddpmpp": "CC BY-NC-SA 4.0",
+    "guided-diffusion-adm": "MIT",
+    "pdae-celeba64-tiny": "none stated",
+    "diff-ae/checkpoints/celeba64d2c_autoenc_latent": "MIT",
+    "diff-ae/checkpoints/celeba64d2c_ddpm": "MIT",
+    "pytorch-diffusion": "MIT",
+    "diffusers-ddpm": "Apache-2.0",
+}
+
+
+def copied(case: str, folder: Path) -> Path:
+    """A copy of a case with its configs, so that the original can be taken away."""
+    if not (PARITY / case).is_dir():
+        pytest.skip(f"no {PARITY / case}")
+    top = case.split("/")[0]
+    shutil.copytree(PARITY / top, folder / top)
+    return folder / case
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_computes_the_same_without_the_original(case: str, tmp_path: Path) -> None:
+    source = copied(case, tmp_path / "official")
+    first = dr.load(source)
+    out = convert(source, tmp_path / "ours")
+    shutil.rmtree(tmp_path / "official")
+    again = dr.load(out)
+    assert type(again) is type(first)
+    ours, theirs = again.state_dict(), first.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert again.schedule == first.schedule
+    assert again.input == first.input
+    card = (out / "README.md").read_text()
+    assert f"license of the weights: {CASES[case]}" in card or case == "diffusers-ddpm"
+    for word in ("source:", "sha256:", "parameterization:", "schedule:", "preprocessing:", "| tap |"):
+        assert word in card
+
+
+def test_the_card_has_the_hash_and_the_official_names(tmp_path: Path) -> None:
+    source = copied("ddae-ddpm", tmp_path)
+    card = (convert(source, tmp_path / "out") / "README.md").read_text()
+    assert sha256_of(source / "output_DDPM_ddpm" / "ckpts" / "model_1999.pth") in card
+    assert "out_2" in card
+
+
+def test_as_a_command_with_facts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = copied("dit", tmp_path / "official")
+    (source / "args.json").rename(tmp_path / "facts.json")
+    out = tmp_path / "out"
+    words = ["convert", str(source / "DiT-tiny.pt"), str(out), "--json"]
+    assert main(words) == 2
+    assert "num_heads" in capsys.readouterr().err
+    assert main([*words, "--architecture", str(tmp_path / "facts.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == str(out)
+    assert dr.load(out).labels.null == 10
+    assert main([*words, "--architecture", str(tmp_path / "facts.json")]) == 2
+    assert main([*words, "--architecture", str(tmp_path / "facts.json"), "--overwrite"]) == 0
+
+
+def test_a_model_folder_needs_no_conversion(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="already"):
+        convert("ddpm-digits", tmp_path / "out")
+
+
+def test_the_license_is_said_once_at_load(caplog: pytest.LogCaptureFixture) -> None:
+    if not PARITY.is_dir():
+        pytest.skip(f"no {PARITY}")
+    dr.load(PARITY / "edm-ddpmpp")
+    said = [record.getMessage() for record in caplog.records if record.name == "diffrep.formats"]
+    assert len(said) == 1
+    assert "CC BY-NC-SA" in said[0]
