@@ -1,4 +1,4 @@
-"""Cards of public checkpoints: every value has a source or is unknown; downloads resume, are verified, and fail soon."""
+"""Cards: every value has a source or is unknown; downloads resume, are verified, and fail soon."""
 
 import hashlib
 import json
@@ -20,7 +20,11 @@ from diffrep.formats import card, downloads
 from diffrep.formats.cards import FIELDS, UNKNOWN, Card, cards, facts_by_hash, find_card
 
 DOCUMENTS = sorted(Path(str(files("diffrep.formats.cards"))).glob("*.yaml"))
-WANTED = ["ddpm-cifar10-32", "edm-cifar10-32x32-cond-vp", "edm2-img512-s-2147483-0.130", "256x256_diffusion_uncond"] + [
+WANTED = [
+    "ddpm-cifar10-32",
+    "edm-cifar10-32x32-cond-vp",
+    "edm2-img512-s-2147483-0.130",
+    "256x256_diffusion_uncond",
     "DiT-XL-2-256x256",
     "SiT-XL-2-256x256",
     "REPA-SiT-XL-2-256x256",

@@ -73,8 +73,9 @@ class Content:
             return default
 
     def has(self, name: str) -> bool:
-        """Whether a fact is known."""
-        return self.fact(name, None) is not None or name in self.facts
+        """Whether a fact is known; one that is said to be None is."""
+        nothing = object()
+        return self.fact(name, nothing) is not nothing
 
 
 @dataclass(frozen=True)
