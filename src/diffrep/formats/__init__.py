@@ -1,7 +1,8 @@
 """Model files: what `dr.load` reads and `dr.save` writes. One file per checkpoint family; nothing is ever executed."""
 
+from diffrep.formats.converting import convert
 from diffrep.formats.folder import save
 from diffrep.formats.loading import load
 from diffrep.formats.packaged import card, models
 
-__all__ = ["card", "load", "models", "save"]
+__all__ = ["card", "convert", "load", "models", "save"]
