@@ -82,7 +82,7 @@ def random(name: str, seed: int = 0, **config) -> nn.Module:
         torch.manual_seed(seed)
         model = getattr(diffusers(), name)(**config).eval()
         for weight in model.parameters():
-            spread = 0.3 if weight.ndim == 1 else 1.2 / max(weight[0].numel(), 1) ** 0.5
+            spread = 0.3 if weight.ndim == 1 else 0.8 / max(weight[0].numel(), 1) ** 0.5
             nn.init.normal_(weight, mean=float(weight.ndim == 1) * 0.2, std=spread)
     return model.requires_grad_(False)
 
@@ -108,4 +108,4 @@ def inputs(channels: int, size: int = 8, n: int = 2) -> tuple[Tensor, Tensor]:
 def close(ours: Tensor, theirs: Tensor, share: float = 1e-5) -> None:
     """Hold a tensor to another: a share of its largest value."""
     assert ours.shape == theirs.shape
-    assert float((ours - theirs).abs().max()) <= share * float(theirs.abs().max())
+    assert float((ours.detach() - theirs).abs().max()) <= share * float(theirs.abs().max())

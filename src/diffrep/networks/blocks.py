@@ -93,12 +93,16 @@ class TimeEmbedding(nn.Module):
         self.linear2 = nn.Linear(width, width)
         self.classes = nn.Embedding(classes, width) if classes else None
 
+    def sines(self, time: Tensor) -> Tensor:
+        """The sinusoid of time (B,), (B, wave_width), float32."""
+        return sinusoid(time, self.wave_width, self.waves, self.endpoint)
+
     def forward(self, time: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Embed time (B,), class labels y (B,) and augmentation labels (B, augment_dim) into (B, width).
 
         A label left out leaves its term out. A label that the network has no place for raises ValueError.
         """
-        waves = sinusoid(time, self.wave_width, self.waves, self.endpoint).to(self.linear1.weight.dtype)
+        waves = self.sines(time).to(self.linear1.weight.dtype)
         if augment is not None:
             if self.augment is None:
                 raise ValueError("augmentation labels given, but this network was built with augment_dim=0")

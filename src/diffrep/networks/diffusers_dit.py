@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from diffrep.networks.blocks import TimeEmbedding
+from diffrep.networks.diffusers_unet import ShiftedTime
 from diffrep.networks.dit import WAVES, DiT, initialized
 from diffrep.networks.dit_blocks import (
     AdaBlock,
@@ -112,7 +113,7 @@ def diffusers_dit(
     network = BlockwiseDiT(
         patch=embed,
         positions=position_table(width, embed.grid((size, size))),
-        times=[TimeEmbedding(WAVES, width, endpoint=endpoint, classes=classes) for _ in range(depth)],
+        times=[ShiftedTime(WAVES, width, endpoint=endpoint, classes=classes) for _ in range(depth)],
         blocks=[block() for _ in range(depth)],
         head=AdaHead(width, patch**2 * image_channels * (2 if learns_variance else 1)),
         learns_variance=learns_variance,
