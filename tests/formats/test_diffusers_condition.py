@@ -234,7 +234,8 @@ def test_the_prompt_is_read_by_the_clip_beside_the_network(tmp_path, caplog):
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch):
-    folder = saved(random("UNet2DConditionModel", **CONDITION), tmp_path)
+    folder = saved(random("UNet2DConditionModel", **CONDITION), tmp_path / "theirs")
+    ours = dr.save(dr.load(folder, schedule=LINEAR), tmp_path / "ours")
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -243,6 +244,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatc
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError) as raised:
-        dr.load(folder)
-    assert str(raised.value) == 'this needs the diffusers extra: pip install "diffrep[diffusers]"'
+    for path in (folder, ours):
+        with pytest.raises(UsageError) as raised:
+            dr.load(path)
+        assert str(raised.value) == 'this needs the diffusers extra: pip install "diffrep[diffusers]"'

@@ -1,4 +1,4 @@
-"""DiTTransformer2DModel folders: diffusers' mathematics where diffusers trained, the official one where it only carries."""
+"""DiTTransformer2DModel folders: diffusers' mathematics where it trained them, the official one where it did not."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_a_converted_official_model_keeps_the_official_frequencies(tmp_path):
     x, t = inputs(4)
     ours = whole(model(x, LINEAR.at(t), y=Y))
     shifted = theirs(x, timestep=t, class_labels=Y).sample
-    assert float((ours - shifted).abs().max()) > 0.01 * float(shifted.abs().max())
+    assert float((ours.detach() - shifted).abs().max()) > 0.01 * float(shifted.abs().max())
     close(ours, with_official_mathematics(theirs)(x, timestep=t, class_labels=Y).sample)
     assert model.network.config["layout"] == "dit"
 

@@ -213,9 +213,16 @@ def _checked(base: Denoiser | None, config: dict[str, Any], folder: Path) -> Den
 
 
 def build_network(config: dict[str, Any]) -> nn.Module:
-    """Build a network from its config without drawing from the global random generator."""
+    """Build a network from its config without drawing from the global random generator.
+
+    Errors:
+        UsageError: a network that diffusers runs, without the extra.
+    """
     with torch.random.fork_rng(devices=[]):
-        return networks.build(config)
+        try:
+            return networks.build(config)
+        except ModuleNotFoundError as error:
+            raise UsageError(str(error)) from error
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

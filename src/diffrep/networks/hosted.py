@@ -6,7 +6,7 @@ map (B, C, H, W) and shown to a `Read`, where taps are hooked. Nothing is hooked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,10 +34,10 @@ class Hosted(Network):
     Args:
         module: any module.
         call: how it is called.
-        taps: our name of a tap -> path of the submodule whose output it is. Of several outputs the last tensor that
-            is no vector is taken; tokens (B, N, D) become a map where N is a number of squares in a grid of x's shape.
+        taps: our name of a tap -> path of the submodule whose output it is; the table of channels and sizes is found
+            by one pass over a black image. Of several outputs the last tensor is taken; tokens (B, N, D) become a map
+            where square patches cut x into N.
         channels: of the images.
-        places: the table of taps, where it is known; otherwise it is found by one pass over a black image.
         learns_variance: the second half of the output channels is a variance.
         aliases: our name of a tap -> other names.
 
@@ -54,7 +54,6 @@ class Hosted(Network):
         taps: Mapping[str, str],
         *,
         channels: int,
-        places: Callable[[Size], Sequence[Place]] | None = None,
         learns_variance: bool = False,
         aliases: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
@@ -65,14 +64,15 @@ class Hosted(Network):
             raise ValueError(f'the module has no submodule "{unknown[0]}", known: {known}')
         self.module, self.call, self.paths, self.channels = module, call, dict(taps), channels
         self.config = {"layout": type(module).__name__}
-        self.learns_variance, self.aliases, self._places = learns_variance, dict(aliases or {}), places
+        self.learns_variance, self.aliases = learns_variance, dict(aliases or {})
         self.reads = nn.ModuleDict({_key(name): Read() for name in taps})
         self._measured: dict[Size, tuple[Place, ...]] = {}
 
     @property
     def time_width(self) -> int:  # type: ignore[override]  # measured, where others know it
         """Width of the tap `time`, 0 where there is none."""
-        return next((p.channels for p in self.places((8, 8)) if p.name == "time"), 0)
+        rows = next(iter(self._measured.values()), None) or self.places((8, 8))
+        return next((row.channels for row in rows if row.name == "time"), 0)
 
     def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
         """Call the module; whoever hooks a `Read` sees its tap.
@@ -95,7 +95,7 @@ class Hosted(Network):
     def places(self, size: Size) -> tuple[Place, ...]:
         """The taps for images of `size` (height, width), in the order in which they are computed."""
         if size not in self._measured:
-            self._measured[size] = tuple(self._places(size)) if self._places else self._measure(size)
+            self._measured[size] = self._measure(size)
         return self._measured[size]
 
     @contextmanager
