@@ -16,7 +16,7 @@ from diffrep.errors import FormatError
 from diffrep.formats.inert import Building, Inert, Name, Settable, plain_key
 from diffrep.formats.opcodes import OPCODES, STOP
 
-MAX_OPCODES, BYTES_PER_OPCODE = 250_000, 4096
+MAX_OPCODES, BYTES_PER_OPCODE = 150_000, 4096
 """Opcodes that any file may have (a tensor needs about 30), and the bytes of the file that pay for one more."""
 MAX_LINE, MAX_CHARACTERS = 10_000, 20_000_000
 
