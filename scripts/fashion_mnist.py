@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def page(lines: list[str], probes: dict[str, Any], rebuilt: dict[str, Any], n: i
             *lines,
             "```",
             "",
-            "and `python scripts/fashion_mnist.py`, which runs them and measures what follows.",
+            "and `python scripts/fashion_mnist.py npz:PATH`, which runs them and measures what follows"
+            f" ({time.process_time() / 60:.0f} CPU minutes).",
             "",
             "## Probe",
             f"Ridge on standardised features of every tap, t = {', '.join(map(str, TIMES))}; tap, level and penalty by",
