@@ -127,3 +127,22 @@ def test_identity_tells_networks_apart_and_ignores_precision():
 def test_a_denoiser_never_clips():
     denoiser = make()
     assert denoiser(images() * 50, denoiser.schedule.at(900)).x0.abs().max() > 1
+
+
+def test_what_is_no_image_or_no_level_is_named():
+    denoiser = make()
+    with pytest.raises(InputError, match=r"uint8.*to_tensor"):
+        denoiser(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), denoiser.schedule.at(10))
+    with pytest.raises(UsageError, match=r"type int.*schedule\.at"):
+        denoiser(images(), 10)
+
+
+def test_edm_preconditioning_is_karras_table_1():
+    """D = c_skip x + c_out F(c_in x): c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), c_in = 1 / sqrt."""
+    network = StubNetwork()
+    denoiser = make(network=network, parameterization="edm", schedule=EDMSchedule(), sigma_data=0.3)
+    x, s, d = images().double(), 0.7, 0.3
+    with torch.no_grad():
+        found = denoiser.double()(x, NoiseLevel.from_sigma(s))
+        raw = network(x / (s**2 + d**2) ** 0.5, network.seen[-1])
+    torch.testing.assert_close(found.x0, d**2 / (s**2 + d**2) * x + s * d / (s**2 + d**2) ** 0.5 * raw)

@@ -136,3 +136,8 @@ def test_extraction_leaves_the_denoiser_as_it_was(features, digits):
     before = {name: tensor.clone() for name, tensor in features.denoiser.state_dict().items()}
     extract(features, digits["train"], cache=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in features.denoiser.state_dict().items())
+
+
+def test_all_splits_at_once_are_refused(features):
+    with pytest.raises(UsageError, match=r'one split.*data\["train"\]'):
+        extract(features, data.load("digits"))

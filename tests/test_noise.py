@@ -74,3 +74,14 @@ def test_a_generator_is_accepted_and_nothing_is_not():
     assert torch.equal(as_noise(generator(1, "x"))(0, (2, 3)), expected)
     with pytest.raises(UsageError, match="generator"):
         as_noise(None)
+
+
+def test_lists_and_arrays_are_levels_and_nan_is_none():
+    import numpy as np
+
+    row = NoiseLevel([0.8, 0.6], np.array([0.6, 0.8]))
+    assert row.shape == (2,)
+    assert row.alpha.dtype == torch.float64
+    assert NoiseLevel.from_sigma([0.5, 1.0]).sigma.tolist() == [0.5, 1.0]
+    with pytest.raises(UsageError, match="NaN"):
+        NoiseLevel(float("nan"), 1.0)

@@ -76,3 +76,8 @@ def test_wheel_holds_weights_templates_and_types(tmp_path: Path) -> None:
     assert "diffrep/py.typed" in names
     assert "Requires-Dist: torchvision" not in metadata
     assert "License-Expression: Apache-2.0" in metadata
+
+
+def test_the_listing_shows_public_names_only() -> None:
+    shown = {name for name in dir(diffrep) if not name.startswith("__")}
+    assert shown == set(diffrep.__all__)

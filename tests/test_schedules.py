@@ -6,6 +6,7 @@ import torch
 
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
+from diffrep.paths import TABLE_RULES
 from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, schedule_from_config
 
 ALL = [DiscreteSchedule.linear(), DiscreteSchedule.cosine(), EDMSchedule(), FlowSchedule()]
@@ -134,3 +135,15 @@ def test_general_rules_stay_in_range_and_run_one_way(schedule, rule, steps):
 def test_what_is_wrong_is_named(wrong, named):
     with pytest.raises(UsageError, match=named):
         wrong(DiscreteSchedule.linear())
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("rule", TABLE_RULES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 1000])
+def test_any_number_of_steps_gives_a_way_to_walk(rule, steps, direction):
+    schedule = DiscreteSchedule.linear()
+    path = schedule.path(steps, rule, direction)
+    gain = path.log_snr.diff()
+    assert len(gain) >= 1
+    assert bool((gain > 0).all() if direction == "down" else (gain < 0).all())
+    schedule.check(path[0])  # the network is evaluated at every level but the last

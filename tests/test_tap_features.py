@@ -1,10 +1,14 @@
 """Features: names, pooling, noise that belongs to images."""
 
+import json
+
 import pytest
 import torch
 
 from diffrep.denoiser import Denoiser, InputSpec
 from diffrep.errors import InputError, UsageError
+from diffrep.guidance import conditioned, guided, windowed
+from diffrep.networks import build
 from diffrep.noise import NoiseLevel
 from diffrep.schedules import DiscreteSchedule
 from diffrep.tap_features import TapFeatures
@@ -90,3 +94,47 @@ def test_what_is_wrong_is_named(denoiser, x0):
         TapFeatures(denoiser, "mid", denoiser.schedule.at(1))(x0, noise=torch.zeros(1))
     with pytest.raises(InputError, match=r"takes \(B, 1, 8, 8\)"):
         TapFeatures(denoiser, "mid", denoiser.schedule.at(1))(torch.zeros(2, 3, 8, 8))
+
+
+def test_bytes_and_ids_that_do_not_fit_are_refused(denoiser, x0):
+    features = TapFeatures(denoiser, "mid", denoiser.schedule.at(1))
+    with pytest.raises(InputError, match=r"uint8.*to_tensor"):
+        features(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"ndarray.*to_tensor"):
+        features(x0.numpy())
+    for ids in (["a"], list("abcdef")):
+        with pytest.raises(InputError, match=f"{len(ids)} ids for 5 images"):
+            features(x0, ids=ids)
+
+
+def test_a_bare_t_is_no_level(denoiser):
+    with pytest.raises(UsageError, match=r"type int.*schedule\.at"):
+        TapFeatures(denoiser, "mid", [1, 10])
+
+
+def test_dropout_is_off_and_the_mode_comes_back(x0):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build({"layout": "tiny", "channels": 16, "dropout": 0.5, "zero_init": False})
+    model = Denoiser(network, schedule=DiscreteSchedule.linear(), input=InputSpec(1, 8)).train()
+    model.network.mid.eval()
+    before = [module.training for module in model.modules()]
+    features = TapFeatures(model, "dec.*", model.schedule.at(10))
+    first, again = features(x0), features(x0)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_the_protocol_tells_wrappers_apart(denoiser):
+    def record(model):
+        return TapFeatures(model, "mid", denoiser.schedule.at(10)).protocol()
+
+    assert "wrappers" not in record(denoiser)
+    wrapped = [
+        *(conditioned(denoiser, y) for y in (1, 5, torch.tensor([1, 5]), "none")),
+        *(guided(denoiser, scale, y=1) for scale in (1.5, 3)),
+        *(windowed(denoiser, conditioned(denoiser, y), low=low) for y, low in ((1, 0), (1, 2), (5, 0))),
+        conditioned(guided(denoiser, 3, y=1), 5),
+    ]
+    found = [json.dumps(record(model)) for model in wrapped]
+    assert len(set(found)) == len(found)

@@ -74,3 +74,9 @@ def test_names_globs_and_aliases(denoiser, x):
         resolve(denoiser, "enc.9")
     with pytest.raises(UsageError, match="unknown tap"):
         resolve(denoiser, "foo.*")
+
+
+def test_a_tap_that_is_not_reached_is_an_error(denoiser, x, monkeypatch):
+    monkeypatch.setattr(denoiser.network, "forward", lambda x, time, y=None: x)  # as torch.compile goes past modules
+    with pytest.raises(UsageError, match="not reached: mid"):
+        read(denoiser, x, denoiser.schedule.at(3), "mid")

@@ -90,4 +90,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (PEP 562: whatever the public
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -187,8 +187,8 @@ class Denoiser(nn.Module):
             y: class labels (B,) or one for all; "none" leaves the class embedding out.
 
         Errors:
-            InputError: wrong number of channels. UsageError: wrong level shape, level outside
-                the schedule, wrong label.
+            InputError: wrong number of channels, or no floating-point numbers. UsageError: no level, wrong level
+                shape, level outside the schedule, wrong label.
         """
         self._check(x_t, level)
         own = self.schedule.convert(level)
@@ -253,6 +253,8 @@ class Denoiser(nn.Module):
                 f"images of shape {tuple(x_t.shape)}",
                 f"this model takes (B, {self.input.channels}, {self.input.size}, {self.input.size})",
             )
+        check_images(x_t)
+        check_level(level)
         if level.shape not in ((), (len(x_t),)):
             raise UsageError(
                 f"a level of shape {tuple(level.shape)} for {len(x_t)} images",
@@ -304,6 +306,27 @@ class Denoiser(nn.Module):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def check_images(images: object) -> None:
+    """Refuse what is no tensor of floating-point numbers, such as bytes.
+
+    Errors:
+        InputError: naming the type.
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images of type {kind}", "expected floats in the model's range: dr.data.to_tensor(images)")
+
+
+def check_level(level: object) -> None:
+    """Refuse what is no noise level, such as a bare t.
+
+    Errors:
+        UsageError: naming what was given.
+    """
+    if not isinstance(level, NoiseLevel):
+        raise UsageError(f"a noise level of type {type(level).__name__}", "t becomes one by denoiser.schedule.at(t)")
 
 
 def _shaped(factor: Tensor, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffrep.data import Dataset, conform, to_tensor
+from diffrep.errors import UsageError
 from diffrep.feature_set import FeatureSet, read_parquet, to_table, write_parquet, write_tables
 from diffrep.files import atomic_path, remove_temporaries
 from diffrep.tap_features import TapFeatures
@@ -50,11 +51,13 @@ def extract(
         progress: called with (done, total) after each batch.
 
     Errors:
-        InputError: an empty data set, or images that do not fit the model.
+        InputError: an empty data set, or images that do not fit the model. UsageError: no single data set.
 
     Example:
         >>> train = extract(features, data["train"])      # doctest: +SKIP
     """
+    if not isinstance(dataset, Dataset):
+        raise UsageError(f"a {type(dataset).__name__} is no data set", 'give one split, such as data["train"]')
     fitted = conform(dataset, features.base.input)
     protocol = protocol_of(features, fitted)
     if cache is False:

@@ -54,6 +54,10 @@ class Wrapper(nn.Module):
         self.denoiser = denoiser
         self.training = getattr(denoiser, "training", False)  # not train(), which would reach inside
 
+    def settings(self) -> dict[str, Any]:
+        """What this wrapper changes, as JSON can hold it; part of the protocol of features."""
+        raise NotImplementedError
+
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the inner denoiser has under this name)
         """Look in the inner denoiser for what is passed on; called only for names that are not found here."""
         return getattr(self.denoiser, name) if name in PASSED_ON else super().__getattr__(name)
@@ -66,6 +70,10 @@ class Conditioned(Wrapper):
         super().__init__(denoiser)
         self.y = y
 
+    def settings(self) -> dict[str, Any]:
+        """The labels."""
+        return {"conditioned": _listed(self.y)}
+
     def forward(self, x_t: Tensor, level: NoiseLevel, *, y: Labels | None = None) -> Prediction:
         """Predict with the fixed labels, or with y where it is given."""
         return _predict(self.denoiser, x_t, level, self.y if y is None else y)
@@ -77,6 +85,10 @@ class Guided(Wrapper):
     def __init__(self, denoiser: Denoise, scale: float, y: Labels, channels: int | None) -> None:
         super().__init__(denoiser)
         self.scale, self.y, self.guided_channels = scale, y, channels
+
+    def settings(self) -> dict[str, Any]:
+        """Scale, labels and channels."""
+        return {"guided": self.scale, "y": _listed(self.y), "channels": self.guided_channels}
 
     def forward(self, x_t: Tensor, level: NoiseLevel, *, y: Labels | None = None) -> Prediction:
         """Predict with the fixed labels, or with y where it is given, away from the prediction without."""
@@ -98,6 +110,11 @@ class Windowed(Wrapper):
     def __init__(self, denoiser: Denoise, inner: Denoise, low: float, high: float) -> None:
         super().__init__(denoiser)
         self.inner, self.low, self.high = inner, low, high
+
+    def settings(self) -> dict[str, Any]:
+        """The window, and what is inside."""
+        inner: list[Any] = [getattr(self.inner, "identity", type(self.inner).__name__), *wrappers(self.inner)]
+        return {"windowed": [self.low, self.high], "inner": inner}
 
     def forward(self, x_t: Tensor, level: NoiseLevel, *, y: Labels | None = None) -> Prediction:
         """Predict with the denoiser on whose side of the window the level lies, image by image."""
@@ -177,6 +194,19 @@ def windowed(denoiser: Denoise, inner: Denoise, *, low: float = -math.inf, high:
     if not low <= high:
         raise UsageError(f"an empty window: log-SNR {low} to {high}", "expected low <= high, the noisy end first")
     return Windowed(denoiser, inner, low, high)
+
+
+def wrappers(denoiser: object) -> list[dict[str, Any]]:
+    """The settings of the wrappers around a denoiser, from the outermost in; empty for a bare one."""
+    found = []
+    while isinstance(denoiser, Wrapper):
+        found.append(denoiser.settings())
+        denoiser = denoiser.denoiser
+    return found
+
+
+def _listed(y: Labels) -> Any:  # noqa: ANN401 (JSON is any)
+    return y if isinstance(y, int | str) else torch.as_tensor(y).tolist()
 
 
 def _predict(denoise: Denoise, x_t: Tensor, level: NoiseLevel, y: Labels | None) -> Prediction:

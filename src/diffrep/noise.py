@@ -7,7 +7,7 @@ same information, and x_t is converted between conventions by a factor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +17,19 @@ from diffrep.errors import UsageError
 
 CONVENTIONS = ("vp", "ve", "flow")
 
+Numbers = Tensor | float | Sequence[float]
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseLevel:
     """A noise level, or several: x_t = alpha * x_0 + sigma * eps.
 
     Args:
-        alpha: factor of the image, >= 0; shape (), (B,) or (K,). Python numbers become float64.
+        alpha: factor of the image, >= 0; shape (), (B,) or (K,). Numbers, lists and arrays become float64.
         sigma: factor of the noise, >= 0; same shape.
+
+    Errors:
+        UsageError: another shape, or a part that is negative or NaN.
 
     Example:
         >>> NoiseLevel(0.8, 0.6).log_snr
@@ -34,23 +39,23 @@ class NoiseLevel:
     alpha: Tensor
     sigma: Tensor
 
-    def __init__(self, alpha: Tensor | float, sigma: Tensor | float) -> None:
+    def __init__(self, alpha: Numbers, sigma: Numbers) -> None:
         a, s = _tensor(alpha), _tensor(sigma)
         a, s = a.expand_as(a * s), s.expand_as(a * s)
         if a.ndim > 1:
             raise UsageError(f"a noise level has shape {tuple(a.shape)}", "expected () or one axis: (B,) or (K,)")
-        if bool((a < 0).any()) or bool((s < 0).any()):
-            raise UsageError(f"a noise level has a negative part: alpha {a.tolist()}, sigma {s.tolist()}")
+        if not (bool((a >= 0).all()) and bool((s >= 0).all())):
+            raise UsageError(f"a noise level has a negative part or NaN: alpha {a.tolist()}, sigma {s.tolist()}")
         object.__setattr__(self, "alpha", a)
         object.__setattr__(self, "sigma", s)
 
     @classmethod
-    def from_log_snr(cls, log_snr: Tensor | float) -> NoiseLevel:
+    def from_log_snr(cls, log_snr: Numbers) -> NoiseLevel:
         """The variance-preserving level of this log-SNR."""
         return cls.of(_tensor(log_snr), "vp")
 
     @classmethod
-    def from_sigma(cls, sigma: Tensor | float) -> NoiseLevel:
+    def from_sigma(cls, sigma: Numbers) -> NoiseLevel:
         """The variance-exploding level: alpha = 1."""
         s = _tensor(sigma)
         return cls(torch.ones_like(s), s)
@@ -127,5 +132,5 @@ def stack(levels: list[NoiseLevel]) -> NoiseLevel:
     )
 
 
-def _tensor(value: Tensor | float) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+def _tensor(value: Numbers) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)

@@ -72,14 +72,14 @@ def ddae(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
     """
     points = torch.arange(0, len(schedule), max(1, len(schedule) // steps))
     if direction == "up":
-        return schedule.at(points)
+        return schedule.at(_way_up(schedule, points))
     return stack([schedule.at(points.flip(0)), _clean(schedule)])
 
 
 def leading(schedule: DiscreteSchedule, steps: int, direction: str, offset: int = 0) -> NoiseLevel:
     """Diffusers' "leading" grid: N points T // N apart from t = `offset` (`steps_offset`), then the entry before.
 
-    Walking up, the path ends where the walk down starts.
+    Walking up, the path ends where the walk down starts; a single step goes from the table's first level to its last.
     """
     points = torch.arange(_few(schedule, steps)) * (len(schedule) // steps) + offset
     return _to_clean(schedule, points.clamp(max=len(schedule) - 1), direction)
@@ -113,8 +113,13 @@ def _to_clean(schedule: DiscreteSchedule, points: Tensor, direction: str) -> Noi
     levels, before = schedule.at(torch.unique(points)), _clean(schedule)
     known = float(before.log_snr) > float(levels[0].log_snr)
     if direction == "up":
-        return levels if len(levels) > 1 else stack([before, levels])
+        return schedule.at(_way_up(schedule, torch.unique(points)))
     return stack([_reverse(levels), before]) if known else _reverse(levels)
+
+
+def _way_up(schedule: DiscreteSchedule, points: Tensor) -> Tensor:
+    """Ascending points; where there is only one, the table's ends: a walk needs a start and an end."""
+    return points if len(points) > 1 else torch.tensor([0, len(schedule) - 1])
 
 
 def karras(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffrep.denoiser import check_images, check_level
 from diffrep.errors import InputError, UsageError
+from diffrep.guidance import wrappers
 from diffrep.noise import NoiseLevel, stack
 from diffrep.randomness import normal
-from diffrep.taps import base_of, read, resolve
+from diffrep.taps import base_of, evaluating, read, resolve
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 
@@ -74,7 +76,7 @@ class TapFeatures:
     def __call__(
         self, x0: Tensor, *, noise: Tensor | None = None, ids: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Noise the images, run the denoiser once per level, and pool its taps.
+        """Noise the images, run the denoiser once per level in evaluation mode, and pool its taps.
 
         Args:
             x0: clean images in the model's range, (B, C, H, W).
@@ -86,14 +88,16 @@ class TapFeatures:
             {name: (B, D)} in float32, on the device of x0.
 
         Errors:
-            InputError: images of a shape that the model does not take; noise of another shape.
+            InputError: images of a shape that the model does not take, or that are no floats; noise of another
+                shape; not one id per image.
         """
+        check_images(x0)
         eps = self._noise(x0, noise, ids)
         out: dict[str, Tensor] = {}
         dtype = PRECISIONS[self.precision]
         for level, suffix in zip(self.levels, self._suffixes, strict=True):
             alpha, sigma = level.like(x0)
-            with torch.autocast(x0.device.type, dtype=dtype, enabled=dtype is not None):
+            with evaluating(self.denoiser), torch.autocast(x0.device.type, dtype=dtype, enabled=dtype is not None):
                 maps = read(self.denoiser, alpha * x0 + sigma * eps, level, self.taps, y=self.y)
             out.update({f"{tap}@{suffix}": self._pooled(maps[tap]) for tap in self.taps})
         return out
@@ -106,6 +110,8 @@ class TapFeatures:
         if ids is None:
             rows = x0.detach().float().cpu().contiguous()
             ids = [blake2b(row.numpy().tobytes(), digest_size=16).hexdigest() for row in rows]
+        if len(ids) != len(x0):
+            raise InputError(f"{len(ids)} ids for {len(x0)} images", "give one id per image")
         return normal(self.noise_seed, "features", [str(i) for i in ids], tuple(x0.shape[1:])).to(x0)
 
     def _pooled(self, tap: Tensor) -> Tensor:
@@ -129,7 +135,11 @@ class TapFeatures:
             "noise_seed": self.noise_seed,
             "y": self.y,
             "precision": self.precision,
+            **({"wrappers": around} if (around := wrappers(self.denoiser)) else {}),
         }
+
+    def __repr__(self) -> str:
+        return f"TapFeatures(taps={self.taps}, levels={self._suffixes}, pool={self.pool!r})"
 
 
 def default_levels(denoiser: nn.Module) -> NoiseLevel:
@@ -159,6 +169,8 @@ def level_names(levels: Sequence[NoiseLevel]) -> list[str]:
 def _rows(levels: NoiseLevel | Sequence[NoiseLevel]) -> list[NoiseLevel]:
     if isinstance(levels, NoiseLevel):
         return list(levels) if levels.shape else [levels]
+    for level in levels:
+        check_level(level)
     return [row for level in levels for row in _rows(level)]
 
 

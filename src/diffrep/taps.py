@@ -111,10 +111,29 @@ def read(
 
     Returns:
         {name: (B, C, H, W)}, in the network's order.
+
+    Errors:
+        UsageError: unknown tap, or a network that runs past its own modules (torch.compile).
     """
-    with tapped(denoiser, names) as maps:
+    wanted = resolve(denoiser, names)
+    with tapped(denoiser, wanted) as maps:
         denoiser(x_t, level) if y is None else denoiser(x_t, level, y=y)
+    if missing := [name for name in wanted if name not in maps]:
+        raise UsageError(f"taps were not reached: {', '.join(missing)}", "taps are hooks: read an uncompiled network")
     return maps
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, without dropout; after it each module is in its former mode."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _aliases(base: Denoiser) -> dict[str, str]:

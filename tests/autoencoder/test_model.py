@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffrep.autoencoder import SemanticEncoder, ShiftAutoencoder, ShiftEstimator
+from diffrep.autoencoder import Autoencoder, SemanticEncoder, ShiftAutoencoder, ShiftEstimator
 from diffrep.errors import InputError, UsageError
 from diffrep.randomness import noise_for
 from diffrep.sampling import ddpm
@@ -183,3 +183,33 @@ def test_what_does_not_fit_is_refused(make_base: Callable[..., torch.nn.Module],
         model.interpolate(images(1), images(1), num_frames=1)
     with pytest.raises(InputError, match="equal shapes"):
         model.interpolate(images(1), images(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_codes_have_the_images_type_whatever_the_weights(
+    make_model: MakeModel, images: Images, dtype: torch.dtype
+) -> None:
+    model, x0 = make_model(), images(2)
+    exact = model.encode(x0)
+    assert model.encode(x0.double()).dtype == torch.float64
+    assert model.decode(exact.double(), x0.double(), steps=2).dtype == torch.float64
+    model.to(dtype)
+    z = model.encode(x0)
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, exact, rtol=0.1, atol=0.05)
+    assert model.decode(z, model.invert(x0, z, steps=2), steps=2).dtype == torch.float32
+
+
+def test_what_is_no_image_no_denoiser_or_said_twice_is_named(make_model: MakeModel, images: Images) -> None:
+    model, x0 = make_model(), images(2)
+    with pytest.raises(InputError, match=r"uint8.*to_tensor"):
+        model.encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(UsageError, match=r"autoencoder\.at\(z\)"):
+        read(model, x0, model.schedule.at(3), "mid")
+    with pytest.raises(UsageError, match="both noise= and generator="):
+        model.decode(model.encode(x0), noise=noise_for(0, "ab"), generator=torch.Generator())
+
+
+def test_it_is_an_autoencoder_by_the_protocol(make_model: MakeModel) -> None:
+    assert isinstance(make_model(), Autoencoder)
+    assert not isinstance(make_model().denoiser, Autoencoder)

@@ -46,3 +46,21 @@ def test_clipping_derives_the_noise_again():
     prediction = Prediction(torch.full((1, 1, 1, 1), 2.0), level, "eps", torch.zeros(1, 1, 1, 1)).clipped()
     assert prediction.x0.item() == 1
     assert prediction.eps.item() == pytest.approx((2 - 0.8) / 0.6)
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "flow"])
+def test_every_kind_follows_from_every_other(kind):
+    level = NoiseLevel(0.8, 0.6)
+    x0, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_t = 0.8 * x0 + 0.6 * eps
+    truth = {"x0": x0, "eps": eps, "v": 0.8 * eps - 0.6 * x0, "flow": eps - x0, "score": -eps / 0.6}
+    prediction = Prediction(x_t, level, kind, truth[kind])
+    for name, wanted in truth.items():
+        torch.testing.assert_close(getattr(prediction, name), wanted)
+
+
+def test_clipping_can_leave_the_noise_as_it_was():
+    level, eps = NoiseLevel(0.8, 0.6), torch.full((1, 1, 1, 1), 0.5)
+    kept = Prediction(torch.full((1, 1, 1, 1), 2.0), level, "eps", eps).clipped(keep_eps=True)
+    assert kept.x0.item() == 1
+    assert torch.equal(kept.eps, eps)

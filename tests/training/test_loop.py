@@ -250,3 +250,13 @@ def test_batches_may_be_named_tuples():
     named, _ = run_toy(None, "never", loader=loader, accumulate=3)
     plain, _ = run_toy(None, "never", accumulate=3)
     assert all(torch.equal(a, b) for a, b in zip(named.parameters(), plain.parameters(), strict=True))
+
+
+def test_when_the_iteration_ends_dropout_is_off():
+    objective = toy_objective(dropout=0.5)
+    modes = []
+    switch = objective.train
+    objective.train = lambda mode=True: (modes.append(mode), switch(mode))
+    list(train(objective, toy_loader, toy_config(steps=2)))
+    assert modes[0] is True
+    assert modes[-1] is False

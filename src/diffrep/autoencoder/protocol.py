@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from diffrep.randomness import Noise
 from diffrep.schedules import Schedule
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """Images to codes, codes to denoisers, and back to images."""
 

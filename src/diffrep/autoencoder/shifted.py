@@ -106,7 +106,9 @@ class ShiftedDenoiser(nn.Module):
                 raise UsageError(f"{z.shape[0]} codes for {x_t.shape[0]} images", "give one code, or one per image")
         x, own = _own(self.denoiser.schedule, x_t, level)
         prediction, maps = observe(self.denoiser, self.shift, x, own, y)
-        g = sum((_column(w, x) * self.shift(maps, z) for z, w in zip(self.codes, self.weights, strict=True)), start=0.0)
+        dtype = next(self.shift.parameters()).dtype
+        codes = [z.to(dtype) for z in self.codes]
+        g = sum((_column(w, x) * self.shift(maps, z) for z, w in zip(codes, self.weights, strict=True)), start=0.0)
         delta = coefficient(self.scale, self.denoiser.schedule, own, x) * torch.as_tensor(g).to(x.dtype)
         shifted = moved(prediction, delta)
         return shifted if own is level else shifted.at(x_t, level)

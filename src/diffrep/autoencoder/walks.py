@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from diffrep.autoencoder.edit import CodeStats, lerp, slerp
-from diffrep.denoiser import Denoise, InputSpec, SamplingSpec
+from diffrep.denoiser import Denoise, InputSpec, SamplingSpec, check_images
 from diffrep.errors import InputError, UsageError
 from diffrep.randomness import Noise, as_noise
 from diffrep.sampling import Progress, Sampler, ddim, invert
 from diffrep.schedules import Schedule
+from diffrep.taps import evaluating
 
 
 class SampledAutoencoder(nn.Module):
@@ -71,12 +71,24 @@ class SampledAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, x0: Tensor) -> Tensor:
-        """Images (B, C, H, W) to codes (B, D). Without gradients; `.encoder` has them."""
+        """Images (B, C, H, W) to codes (B, D) of their type. Without gradients; `.encoder` has them.
+
+        Errors:
+            InputError: no floating-point numbers, or another shape.
+        """
+        check_images(x0)
         if x0.ndim != 4 or x0.shape[1] != self.input.channels:
             raise InputError(f"images of shape {tuple(x0.shape)}", f"expected (B, {self.input.channels}, H, W)")
         with evaluating(self):
-            code: Tensor = self.encoder(x0)
-        return code
+            code: Tensor = self.encoder(x0.to(next(self.encoder.parameters(), x0).dtype))
+        return code.to(x0.dtype)
+
+    def forward(self, *args: object, **named: object) -> Tensor:
+        """An autoencoder is no denoiser by itself. Errors: UsageError, naming what is."""
+        raise UsageError(
+            "an autoencoder predicts nothing without a code",
+            "take autoencoder.at(z), or its frozen autoencoder.denoiser",
+        )
 
     def decode(
         self,
@@ -106,8 +118,10 @@ class SampledAutoencoder(nn.Module):
             (B, C, H, W) at the end of the base's path, for PDAE's rule the level of t = 0.
 
         Errors:
-            UsageError: neither x_T nor noise nor generator is given.
+            UsageError: neither x_T nor noise nor generator is given, or both of the last two.
         """
+        if noise is not None and generator is not None:
+            raise UsageError("both noise= and generator= were given", "leave one out")
         source = noise if noise is not None else generator
         if x_T is None:
             x_T = self._start(as_noise(source), steps, z)
@@ -206,14 +220,3 @@ class SampledAutoencoder(nn.Module):
             if module is not None:
                 module._apply(fn, recurse)
         return self
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, the former mode after."""
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)

@@ -11,6 +11,7 @@ from torch import nn
 from diffrep import data as sources
 from diffrep import formats
 from diffrep.data import Dataset
+from diffrep.errors import UsageError, nearest
 from diffrep.extraction import extract
 from diffrep.feature_set import FeatureSet
 from diffrep.tap_features import TapFeatures
@@ -34,6 +35,9 @@ def features(
         split: which split, where there are several.
         settings: further arguments of `TapFeatures`, such as levels= or pool=.
 
+    Errors:
+        UsageError: no such split, and what `TapFeatures` refuses.
+
     Example:
         >>> import diffrep as dr
         >>> dr.features("ddpm-digits", "digits", taps="mid", split="test").names[0]
@@ -46,4 +50,6 @@ def features(
     splits = data
     if isinstance(splits, str | Path):
         splits = sources.load(splits, image_size=spec.size, channels=spec.channels)
+    if split not in splits:
+        raise UsageError(f'no split "{split}"', nearest(split, splits))
     return extract(TapFeatures(denoiser, taps=taps, **settings), splits[split])

@@ -46,9 +46,9 @@ def train(
 ) -> Iterator[TrainReport]:
     """Train, one report per step.
 
-    When the iteration ends, the objective holds the averaged weights (unless `config.ema` is None). If the
-    caller leaves the iteration earlier, it holds the raw ones. A run that is resumed is read at once, before
-    the first step.
+    When the iteration ends, the objective holds the averaged weights (unless `config.ema` is None) and is in
+    evaluation mode. If the caller leaves the iteration earlier, it holds the raw ones, in training mode. A run
+    that is resumed is read at once, before the first step.
 
     Args:
         objective: what is trained; see `Objective`.
@@ -125,6 +125,7 @@ class _Run:
                 yield report
         if self.average is not None:
             self.average.install()
+        self.objective.train(False)
 
     def _step(self, started: float) -> TrainReport:
         now, index = self.progress, self.progress.step
