@@ -48,6 +48,16 @@ def test_the_environment_names_versions_but_no_person_or_host(tmp_path, monkeypa
     assert socket.gethostname() not in text
 
 
+def test_the_report_shows_home_folders_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    report = {"data": "folder:/home/somebody/photos", "rows": [["/home/somebody"], {"a": "/home/somebodyelse", "b": 1}]}
+    written = RunFolder(tmp_path / "run").start(CONFIG).finish(report)
+    assert json.loads(written.read_text()) == {
+        "data": "folder:~/photos",
+        "rows": [["~"], {"a": "/home/somebodyelse", "b": 1}],
+    }
+
+
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     RunFolder(tmp_path).start(CONFIG)
     before = content(tmp_path)

@@ -98,6 +98,7 @@ def extract_to(
         **protocol_of(features, first),
         "split": list(fitted),
         "data_revision": {k: d.revision for k, d in fitted.items()},
+        "images": {k: len(d) for k, d in fitted.items()},
     }
     with atomic_path(target) as temporary:
         write_tables(temporary, map(_table, files), protocol, first.class_names)

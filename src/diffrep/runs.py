@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
@@ -95,8 +96,8 @@ class RunFolder:
         write_atomic(self.path / MARKER, json.dumps({"files": sorted(names)}))
 
     def finish(self, report: Mapping[str, Any]) -> Path:
-        """Write report.json, completely or not at all."""
-        return write_atomic(self.path / "report.json", to_json(plain(report)))
+        """Write report.json, completely or not at all; home folders as "~"."""
+        return write_atomic(self.path / "report.json", to_json(_all_without_home(plain(report))))
 
     def _taken(self) -> bool:
         if self.path.exists() and not self.path.is_dir():
@@ -190,12 +191,14 @@ def environment(command: Sequence[str] = ()) -> dict[str, Any]:
     """What a result may depend on besides its configuration; no host name, and home folders as "~"."""
     import torch
 
-    names = ("diffrep", "torch", "numpy", "safetensors", "scikit-learn")
+    import diffrep
+
+    names = ("torch", "numpy", "safetensors", "scikit-learn")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [_without_home(word) for word in command],
+        "command": [without_home(word) for word in command],
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in names},
+        "versions": {"diffrep": diffrep.__version__, **{name: _version(name) for name in names}},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "processors": os.cpu_count(),
@@ -282,9 +285,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _without_home(word: str) -> str:
+def without_home(text: str) -> str:
+    """The text with the home folder as "~", for files that are shown to others."""
     home = str(Path.home())
-    return word if home in ("/", "") else word.replace(home, "~")
+    return text if home in ("/", "") else re.sub(rf"(?<![\w/.-]){re.escape(home)}(?![\w.-])", "~", text)
+
+
+def _all_without_home(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _all_without_home(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_all_without_home(v) for v in value]
+    return without_home(value) if isinstance(value, str) else value
 
 
 def _version(name: str) -> str | None:

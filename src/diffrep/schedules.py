@@ -77,7 +77,7 @@ class Schedule:
         """
         low, high = self.log_snr_range
         log_snr = level.log_snr
-        if bool((log_snr < low - 1e-3).any()) or bool((log_snr > high + 1e-3).any()):
+        if not bool(((log_snr >= low - 1e-3) & (log_snr <= high + 1e-3)).all()):  # also what is not a number
             given = ", ".join(f"{v:.4g}" for v in log_snr.reshape(-1)[:4].tolist())
             raise UsageError(
                 f"log-SNR {given} is outside the schedule's range [{low:.4g}, {high:.4g}]",

@@ -43,6 +43,8 @@ def resolve(denoiser: nn.Module, names: str | Iterable[str]) -> list[str]:
     """
     base = base_of(denoiser)
     wanted = [names] if isinstance(names, str) else list(names)
+    if not wanted:
+        raise UsageError("no tap is named", f"known: {', '.join(tap.name for tap in base.taps)}")
     aliases = _aliases(base)
     found: dict[str, None] = {}
     for name in wanted:

@@ -39,6 +39,10 @@ def pictures(folder: Path, count: int, classes: int = 1) -> Path:
         (["--device", "cuda:7"], ['device "cuda:7" is not there', "cpu"]),
         (["--device", "gpu"], ['unknown device "gpu"', "cpu"]),
         (["--pool", "huge"], ['unknown pool "huge"']),
+        (["--device", "cpu:3"], ['device "cpu:3" is not there', "cpu"]),
+        (["--taps", ""], ["no tap is named", "dec.4"]),
+        (["--levels", "log_snr=nan"], ['"nan" in levels "log_snr=nan" is no finite number']),
+        (["--batch-size", "0"], ["batch_size = '0': expected a number greater than or equal to 1"]),
     ],
 )
 def test_wrong_settings_of_extract(call: Call, tmp_path: Path, words: list[str], messages: list[str]) -> None:
@@ -105,6 +109,11 @@ def test_overwrite_clears_the_run_and_nothing_else(call: Call, tmp_path: Path) -
     fails(call(*words), 2, "is not empty")
     assert call(*words, "--overwrite").code == 0
     assert (tmp_path / "x" / "note.txt").read_text() == "mine"
+
+
+def test_a_label_for_a_model_without_classes_writes_nothing(call: Call, tmp_path: Path) -> None:
+    fails(call("sample", "ddpm-digits", "--label", "3", "-o", tmp_path / "x"), 2, "no classes", "leave --label out")
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_flipped_bit(call: Call, tmp_path: Path) -> None:

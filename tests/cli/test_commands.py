@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffrep.feature_set import read_parquet
+from diffrep.training import fast_precision
 from tests.cli.calls import Call
 
 FILES = {"config.yaml", "environment.json", "metrics.jsonl", "report.json"}
@@ -110,6 +111,18 @@ def test_train_then_autoencode_then_go_on(call: Call, tmp_path: Path) -> None:
     assert refused.code == 2
     assert "--overwrite or --resume auto" in refused.err
     assert call("encode", tmp_path / "a", "digits", "--split", "val", "-o", tmp_path / "e").code == 0
+
+
+@pytest.mark.slow
+def test_a_finished_run_reports_the_same_when_it_is_resumed(call: Call, tmp_path: Path) -> None:
+    words = ["train", "digits", "--steps", "3", "--batch-size", "8", "--warmup-steps", "1", "--width", "16"]
+    words += ["--dropout", "0.5", "--validation-images", "16", "--validate-every", "2", "-o", str(tmp_path), "--json"]
+    first = call(*words).json
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert first["validation"] == pytest.approx(min(line["validation"] for line in lines if "validation" in line))
+    assert first["precision"] == fast_precision()
+    again = call(*words, "--resume", "auto").json
+    assert {**again, "seconds": first["seconds"]} == first
 
 
 @pytest.mark.slow

@@ -34,6 +34,9 @@ def test_a_flow_takes_fractions() -> None:
         ("t=1,x", '"x" in levels "t=1,x" is no number'),
         ("t=1000", "outside the schedule"),
         ("log_snr=40", "outside the schedule"),
+        ("log_snr=nan", "no finite number"),
+        ("sigma=inf", "no finite number"),
+        ("t=", '"" in levels'),
     ],
 )
 def test_what_cannot_be_is_refused(text: str, message: str) -> None:

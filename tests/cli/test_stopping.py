@@ -42,7 +42,8 @@ def test_training_saves_and_goes_on(call: Call, tmp_path: Path, number: signal.S
 
 
 @pytest.mark.slow
-def test_extraction_goes_on_after_an_interrupt(call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_extraction_goes_on_after_an_interrupt(call: Call, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     words = [
         "extract",
@@ -61,7 +62,7 @@ def test_extraction_goes_on_after_an_interrupt(call: Call, tmp_path: Path) -> No
         [sys.executable, "-m", "diffrep", *words], stderr=subprocess.PIPE, text=True, cwd=SOURCES
     )
     wait_for(out / "metrics.jsonl")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 75, said
     assert "--resume auto" in said

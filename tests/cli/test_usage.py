@@ -69,9 +69,11 @@ def test_version(call: Call) -> None:
         (["extract", "a", "b", "--output-dirr", "x"], 'unknown option "--output-dirr"', 'did you mean "--output-dir"?'),
         (["extract", "a", "b"], "--output-dir is missing", ""),
         (["demo", "--seed", "x"], "seed = 'x': expected a valid integer", ""),
-        (["demo", "--steps", "0"], "steps = '0': expected greater than or equal to 1", ""),
+        (["demo", "--steps", "0"], "steps = '0': expected a number greater than or equal to 1", ""),
         (["extract", "a", "b", "-o", "x", "--split", "tst"], "split = 'tst': expected 'train', 'val' or 'test'", ""),
-        (["demo", "more"], "more", ""),
+        (["demo", "more"], '"more" is one word too many', ""),
+        (["extract"], "--data is missing", ""),
+        (["demo", "--steps"], "--steps needs a value", ""),
     ],
 )
 def test_wrong_usage(call: Call, words: list[str], message: str, hint: str) -> None:

@@ -14,8 +14,8 @@ import diffrep.formats
 from diffrep.errors import UsageError
 from diffrep.experiments import demo as module
 from diffrep.experiments.demo import DemoSettings, demo
-from diffrep.experiments.demo_training import fast_precision
 from diffrep.reports import write_report
+from diffrep.training import fast_precision
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import torch
 from training_toy import record_of, run_toy, toy_config, toy_loader, toy_objective, toy_validation
 
 from diffrep.errors import StoppedResumable, UsageError
-from diffrep.training import load_checkpoint, train
+from diffrep.training import Checkpoints, load_checkpoint, train
 
 PROGRAM = Path(__file__).with_name("training_toy.py")
 
@@ -161,3 +161,18 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, unbroken):
     with pytest.warns(UserWarning, match=r"step 24 is passed over.*model\.safetensors"):
         run_toy(tmp_path)
     assert record_of(tmp_path) == unbroken
+
+
+def test_automatic_precision_is_kept_by_a_resumed_run(tmp_path, monkeypatch):
+    def state() -> dict:
+        store = Checkpoints(tmp_path)
+        return store.state(store.steps()[-1])["config"]
+
+    monkeypatch.setattr("diffrep.training.loop.fast_precision", lambda device: "bf16")
+    run_toy(tmp_path, "never", precision="auto", steps=6)
+    assert state()["precision"] == "bf16"
+    monkeypatch.setattr("diffrep.training.loop.fast_precision", lambda device: "float32")
+    run_toy(tmp_path, "auto", precision="auto", steps=8)
+    assert state() == {**state(), "precision": "bf16", "steps": 8}
+    with pytest.raises(UsageError, match="precision = 'bf16', now it is 'float32'"):
+        run_toy(tmp_path, "auto", precision="float32", steps=9)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
 from pydantic import ValidationError
 
 import diffrep
@@ -65,10 +68,24 @@ def run(words: Sequence[str] | None = None) -> int:
     app = make_app()
     verbose = "-v" in given or "--verbose" in given
     try:
-        return _guarded(lambda: app(given, print_error=False, exit_on_error=False), app, verbose)
+        with _terminated_as_interrupted():
+            return _guarded(lambda: app(given, print_error=False, exit_on_error=False), app, verbose)
     except BrokenPipeError:  # the reader of our output has gone; nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNEXPECTED
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: half-written files are removed, and the exit code is 75."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _guarded(work: Callable[[], Any], app: App, verbose: bool) -> int:
@@ -112,6 +129,11 @@ def _usage(error: CycloptsError, app: App) -> tuple[str, str]:
         return chain.message, chain.hint
     if isinstance(chain, ValidationError):
         return "; ".join(_setting(wrong) for wrong in chain.errors()), "see --help"
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f'"{error.unused_tokens[0]}" is one word too many', "see --help for the words that the command takes"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        wrong = f"{error.keyword} needs a value" if error.keyword else f"{error.argument.name} is missing"
+        return wrong, "see --help"
     text = " ".join(str(error).split())
     message, mark, rest = text.partition(" Did you mean")
     return message, f"did you mean{rest}" if mark else "see --help"
@@ -140,6 +162,7 @@ def _setting(wrong: Any) -> str:  # noqa: ANN401 (pydantic's ErrorDetails)
     if wrong["type"] == "missing":
         return f"--{name.replace('_', '-')} is missing"
     message = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = f"a number {message}" if message.startswith(("greater", "less")) else message
     return f"{name} = {wrong['input']!r}: expected {message}" if wrong["msg"] != message else f"{name}: {message}"
 
 

@@ -153,7 +153,9 @@ class Session:
         for note in splits.notes:
             self.reporter.say(note)
         if splits.bad_records:
-            self.reporter.say(f"{len(splits.bad_records)} unreadable files were left out")
+            left_out = len(splits.bad_records)
+            what = "1 unreadable file was" if left_out == 1 else f"{left_out} unreadable files were"
+            self.reporter.say(f"{what} left out (bad_records.jsonl)")
         return splits
 
     def bad_records(self, splits: Splits) -> None:

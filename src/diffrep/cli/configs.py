@@ -87,7 +87,9 @@ class Training(Work):
     accumulate: int = option(1, "micro-batches per step, to save memory", ge=1)
     ema: Literal["constant", "ramp", "none"] = option("constant", "rule of the averaged weights")
     ema_decay: float = option(0.995, "decay of the averaged weights", ge=0, lt=1)
-    precision: Literal["float32", "bf16"] = option("float32", "bf16 computes in autocast")
+    precision: Literal["auto", "float32", "bf16"] = option(
+        "auto", "bf16 computes in autocast; auto takes it where the device is fast at it, else float32"
+    )
     checkpoint_every: int = option(500, "steps between checkpoints; 0: at the end only", ge=0)
     validate_every: int = option(250, "steps between validations; 0: at the end only", ge=0)
     validation_images: int = option(512, "images of the validation split that are used", ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ def parse(text: str, schedule: Schedule) -> list[NoiseLevel]:
 
 def _number(word: str, text: str) -> float:
     try:
-        return float(word)
+        value = float(word)
     except ValueError as error:
         raise UsageError(f'"{word}" in levels "{text}" is no number', FORM) from error
+    if not math.isfinite(value):
+        raise UsageError(f'"{word}" in levels "{text}" is no finite number', FORM)
+    return value

@@ -53,7 +53,7 @@ def run_training(
         preview: validation images -> pictures (N, C, H, W) in [-1, 1].
     """
     from diffrep.data import loader
-    from diffrep.training import load_checkpoint, train
+    from diffrep.training import Checkpoints, load_checkpoint, train
     from diffrep.training.validation import validation
 
     config: Training = session.config
@@ -76,12 +76,15 @@ def run_training(
         raise InputError("the training loop made no step", "give --steps of at least 1")
     if check is not None:
         objective.load_state_dict(load_checkpoint(run.path, "best"))
+    objective.train(False)
+    state, lines = Checkpoints(run.path).state(config.steps), run.metrics.read()
     results = {
         "steps": config.steps,
-        "images_seen": last.images_seen if last else None,
-        "loss": last.loss if last else None,
+        "images_seen": state["images_seen"],
+        "loss": lines[-1]["loss"] if lines else None,
         "validation": check() if check else None,
-        "training_seconds": last.seconds if last else None,
+        "training_seconds": state["seconds"],
+        "precision": state["config"]["precision"],
         "parameters": sum(p.numel() for p in objective.parameters()),
         "train_images": len(train_images),
         "data": splits.source,
@@ -100,9 +103,10 @@ def _preview(session: Session, step: int, pictures: Tensor) -> None:
 
 def _save(session: Session, model: nn.Module, results: dict[str, Any]) -> None:
     from diffrep.formats import save
+    from diffrep.runs import without_home
 
     facts = {name: value for name, value in results.items() if value is not None}
     lines = [f"# {session.folder.name}", "", "Command:", "", f"    {shlex.join(command())}", ""]
     lines += [f"- {name}: {value}" for name, value in {"seed": session.config.seed, **facts}.items()]
-    save(model.eval(), session.folder / "model", card="\n".join(lines) + "\n")
+    save(model.eval(), session.folder / "model", card=without_home("\n".join(lines) + "\n"))
     session.wrote("model")

@@ -166,6 +166,7 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DiffrepError(
-            f"decoded images need {needed / 2**30:.2f} GiB in {folder}, and {free / 2**30:.2f} GiB are free",
+            f"the disk is full: decoded images need {needed / 1e6:.1f} MB in {folder}, "
+            f"and {free / 1e6:.1f} MB are free",
             "free some space, set DIFFREP_CACHE to a larger disk, or give a smaller --image-size",
         )

@@ -121,7 +121,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     except Unreadable:
         raise
     except Image.DecompressionBombError as error:
-        raise Unreadable(_too_large("its header")) from error
+        raise Unreadable(_too_large("the size in its header")) from error
     except UnidentifiedImageError as error:
         raise Unreadable("not an image in a format that can be read") from error
     except Exception as error:  # a decoder of foreign files may raise anything, and one file must not end the run

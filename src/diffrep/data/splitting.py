@@ -66,5 +66,5 @@ def note_of(missing: Sequence[str], seed: int) -> list[str]:
     """Say in words which splits were cut from train; no sentence when none was."""
     if not missing:
         return []
-    parts = " and ".join(missing)
-    return [f"there was no {parts} split: {parts} cut from train, {FRACTION:.0%} of every class each, seed {seed}"]
+    none, cut_off = " or ".join(missing), " and ".join(missing)
+    return [f"there was no {none} split: {cut_off} cut from train, {FRACTION:.0%} of every class each, seed {seed}"]

@@ -26,12 +26,13 @@ from diffrep.data import Dataset, Splits, conform, load, to_tensor
 from diffrep.denoiser import Denoiser
 from diffrep.errors import UsageError
 from diffrep.experiments import demo_pictures, demo_report
-from diffrep.experiments.demo_training import fast_precision, pretrain, train_autoencoder
+from diffrep.experiments.demo_training import pretrain, train_autoencoder
 from diffrep.experiments.document import Outcome
 from diffrep.experiments.gap import gap_outcome, gap_times, posterior_gap
 from diffrep.experiments.probe_grid import probe_grid, untrained_networks
 from diffrep.experiments.reconstruct import reconstruct
 from diffrep.runs import RunFolder
+from diffrep.training import fast_precision
 
 Progress = Callable[[str, int, int], None]
 MODEL, DATA = "ddpm-digits", "digits"

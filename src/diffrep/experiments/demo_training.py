@@ -16,7 +16,7 @@ from diffrep.data import Dataset, loader
 from diffrep.denoiser import Denoiser, InputSpec
 from diffrep.randomness import seed_of
 from diffrep.schedules import DiscreteSchedule
-from diffrep.training import DenoisingObjective, Objective, TrainConfig, train
+from diffrep.training import DenoisingObjective, Objective, TrainConfig, fast_precision, train
 
 Progress = Callable[[str, int, int], None]
 LogLine = dict[str, Any]
@@ -103,14 +103,6 @@ def pretrain(
     )
     lines = _run("pretraining", DenoisingObjective(denoiser), dataset, config, device, progress)
     return denoiser.eval(), lines
-
-
-def fast_precision(device: str | torch.device = "cpu") -> str:
-    """bf16 autocast where the processor computes in it, else float32: emulated bf16 is slower than float32."""
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16") else "float32"
 
 
 def _run(

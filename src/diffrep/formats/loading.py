@@ -104,7 +104,7 @@ def check_device(device: str | torch.device) -> None:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f'unknown device "{device}"', f"there are: {', '.join(there)}") from error
-    name = f"{wanted.type}:{wanted.index or 0}" if wanted.type == "cuda" else wanted.type
+    name = f"{wanted.type}:{wanted.index or 0}" if wanted.type == "cuda" or wanted.index else wanted.type
     if name not in there:
         raise UsageError(f'device "{device}" is not there', f"there are: {', '.join(there)}")
 

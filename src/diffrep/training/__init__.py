@@ -6,6 +6,7 @@ from diffrep.training.denoising import DenoisingObjective
 from diffrep.training.ema import Average
 from diffrep.training.loop import train
 from diffrep.training.objective import Batch, Objective, copy_tensors, trainable_tensors
+from diffrep.training.precision import fast_precision
 from diffrep.training.report import TrainReport
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "TrainConfig",
     "TrainReport",
     "copy_tensors",
+    "fast_precision",
     "load_checkpoint",
     "train",
     "trainable_tensors",

@@ -99,6 +99,16 @@ class Checkpoints:
         tensors = {Path(name).stem: _tensors(d) for name, d in data.items() if name.endswith(".safetensors")}
         return Stored(step, tensors, json.loads(data["state.json"]))
 
+    def state(self, step: int) -> dict[str, Any]:
+        """What state.json of a checkpoint says, verified, without reading the tensors.
+
+        Errors:
+            FormatError: naming the file that is missing or damaged.
+        """
+        folder = self.folder(step)
+        state: dict[str, Any] = json.loads(_verified(folder / "state.json", _manifest(folder)["state.json"]))
+        return state
+
     def newest(self) -> Stored | None:
         """The newest checkpoint that is whole, or None if there is none at all; warns of damaged ones.
 

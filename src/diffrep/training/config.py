@@ -11,7 +11,7 @@ from diffrep.runs import plain
 CHOICES = {
     "optimizer": ("adamw", "adam"),
     "ema": ("constant", "ramp", "half-life", None),
-    "precision": ("float32", "bf16"),
+    "precision": ("auto", "float32", "bf16"),
 }
 """The words that a setting may have."""
 
@@ -37,7 +37,8 @@ class TrainConfig:
         ema: rule of the averaged weights: "constant", "ramp" (DDAE 1.4), "half-life" (EDM) or None.
         ema_decay: the decay of "constant", and the highest of "ramp".
         ema_half_life: images; for "half-life".
-        precision: "float32", or "bf16" for autocast with float32 weights.
+        precision: "float32", "bf16" for autocast with float32 weights, or "auto": what the device is fast at, and
+            for a run that is resumed what it was started with.
         seed: address of all randomness.
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         validate_every: steps between calls of `validate`; 0 calls it at the end only.

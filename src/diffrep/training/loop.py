@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from diffrep.training.optimizer import (
     make_optimizer,
     optimizer_tensors,
 )
+from diffrep.training.precision import AUTO, fast_precision
 from diffrep.training.report import Progress, TrainReport
 from diffrep.training.signals import StopRequest
 
@@ -92,6 +93,9 @@ class _Run:
         self.parameters = parameter_names(objective)
         self.weights = dict(objective.state_dict())
         self.device = _device(self.parameters, config.device)
+        if config.precision == AUTO:
+            self.config = replace(config, precision=fast_precision(self.device))
+        self.free_precision = config.precision == AUTO
         self.optimizer = make_optimizer(self.parameters, config)
         self.average: Average | None = None
         if config.ema is not None:
@@ -219,7 +223,10 @@ class _Run:
 
     def _restore(self, stored: Stored) -> None:
         state = dict(stored.state)
-        self.config.check_resumes(state.pop("config"), stored.step)
+        before = state.pop("config")
+        if self.free_precision:
+            self.config = replace(self.config, precision=before["precision"])
+        self.config.check_resumes(before, stored.step)
         self.objective.load_state_dict(stored.tensors["model"])
         load_optimizer_tensors(self.optimizer, self.parameters, stored.tensors["optimizer"])
         self.progress, self.saved = Progress(**state), stored.step

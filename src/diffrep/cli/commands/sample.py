@@ -51,6 +51,7 @@ def work(session: Session) -> dict[str, Any]:
         hint = f"sample its base: diffrep sample {base.source}" if base else "make images from codes: diffrep decode"
         raise UsageError(f'"{config.model}" is an autoencoder without a prior of codes', hint)
     model = model.for_sampling() if config.sampler == "ddim" else model
+    _check_label(config.label, model)
     denoise = model if config.label is None else conditioned(model, config.label)
     model.schedule.path(config.steps, rule=config.rule)  # a rule or a number of steps that cannot be is refused first
     session.start()
@@ -74,6 +75,16 @@ def work(session: Session) -> dict[str, Any]:
         np.savez_compressed(file, images=to_uint8(drawn), ids=np.array(ids))
     session.wrote("samples.png", "samples.npz")
     return {"images": config.num, "steps": config.steps, "sampler": config.sampler, "model": model.identity}
+
+
+def _check_label(label: int | None, model: Denoiser) -> None:
+    if label is None:
+        return
+    classes = model.labels.num_classes if model.labels else 0
+    if not classes:
+        raise UsageError(f"--label {label}, but the model has no classes", "leave --label out")
+    if label >= classes:
+        raise UsageError(f"--label {label} is no class of the model", f"expected 0 to {classes - 1}")
 
 
 def draw(
