@@ -66,8 +66,11 @@ def test_a_level_per_sample_equals_a_loop_over_samples():
 
 
 def test_learned_variance_is_split_off():
-    prediction = make(network=StubNetwork(out=2))(images(), DiscreteSchedule.linear().at(5))
-    assert prediction.eps.shape == prediction.log_variance.shape == (3, 1, 8, 8)
+    network = StubNetwork(out=2)
+    prediction = make(network=network)(images(), DiscreteSchedule.linear().at(5))
+    raw = network(images(), network.seen[-1])
+    torch.testing.assert_close(prediction.eps, raw[:, :1])
+    torch.testing.assert_close(prediction.log_variance, raw[:, 1:])
 
 
 def test_a_perfectly_clean_edm_input_is_passed_through():

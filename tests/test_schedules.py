@@ -7,6 +7,7 @@ import torch
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.paths import TABLE_RULES
+from diffrep.randomness import Draw
 from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, schedule_from_config
 
 ALL = [DiscreteSchedule.linear(), DiscreteSchedule.cosine(), EDMSchedule(), FlowSchedule()]
@@ -147,3 +148,47 @@ def test_any_number_of_steps_gives_a_way_to_walk(rule, steps, direction):
     assert len(gain) >= 1
     assert bool((gain > 0).all() if direction == "down" else (gain < 0).all())
     schedule.check(path[0])  # the network is evaluated at every level but the last
+
+
+def test_a_flow_runs_from_the_image_at_0_to_noise_at_1():
+    schedule = FlowSchedule()
+    level = schedule.at([0.0, 0.25, 1.0])
+    assert level.alpha.tolist() == [1.0, 0.75, 0.0]
+    assert level.sigma.tolist() == [0.0, 0.25, 1.0]
+    for convention in ("vp", "ve", "flow"):
+        same = NoiseLevel.of(schedule.at(0.25).log_snr, convention)
+        assert float(schedule.time_of(same)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("source", ["draw", "generator"])
+def test_levels_are_drawn_from_the_distribution_of_training(source):
+    n = 4000
+
+    def drawn(schedule):
+        ids = [str(k) for k in range(n)]
+        return schedule.sample(n, Draw(0, 0, ids) if source == "draw" else torch.Generator().manual_seed(0))
+
+    small = DiscreteSchedule.linear(steps=5)
+    counts = small.time_of(drawn(small)).long().bincount(minlength=5)
+    assert counts.sum() == n
+    assert counts.tolist() == pytest.approx([n / 5] * 5, abs=5 * (n * 0.16) ** 0.5)
+    log_sigma = drawn(EDMSchedule(p_mean=-1.2, p_std=0.8)).sigma.log()
+    assert float(log_sigma.mean()) == pytest.approx(-1.2, abs=0.06)
+    assert float(log_sigma.std()) == pytest.approx(0.8, abs=0.05)
+    s = drawn(FlowSchedule()).sigma
+    assert (float(s.mean()), float(s.std())) == pytest.approx((0.5, 12**-0.5), abs=0.02)
+    s = drawn(FlowSchedule("logit-normal")).sigma
+    assert (float(s.logit().mean()), float(s.logit().std())) == pytest.approx((0, 1), abs=0.07)
+
+
+def test_the_grids_of_diffusers_have_their_points():
+    """T = 10 in 5 steps, as its schedulers' set_timesteps gives them (steps_offset 0 and 1)."""
+    schedule = DiscreteSchedule.linear(steps=10)
+    wanted = {
+        "leading": [8, 6, 4, 2, 0],
+        "leading-1": [9, 7, 5, 3, 1],
+        "trailing": [9, 7, 5, 3, 1],
+        "linspace": [9, 7, 4, 2, 0],
+    }
+    for rule, points in wanted.items():
+        assert schedule.time_of(schedule.path(5, rule)[:-1]).tolist() == points, rule

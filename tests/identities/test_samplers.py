@@ -112,7 +112,9 @@ def test_a_network_is_sampled_alike_in_every_convention(sampler: str, schedule: 
     torch.testing.assert_close(flow, vp, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("sampler", "options"), [(ddpm, {}), (ddim, {"eta": 1.0}), (ddpm, {"variance": "upper"})])
+@pytest.mark.parametrize(
+    ("sampler", "options"), [(ddpm, {}), (ddim, {"eta": 1.0}), (ddim, {"eta": 0.5}), (ddpm, {"variance": "upper"})]
+)
 def test_ancestral_sampling_gives_the_mean_and_variance_of_the_data(
     sampler: Callable[..., Tensor], options: dict[str, Any]
 ) -> None:
