@@ -245,3 +245,20 @@ def test_an_unknown_tap_names_the_nearest():
     denoiser = dr.load(case("ddae-ddpm").folder)
     with pytest.raises(UsageError, match="out_"):
         dr.TapFeatures(denoiser, ["out_99"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_channels": 64},
+        {"ch_mults": [1, 2]},
+        {"is_attn": [True, True]},
+        {"n_blocks": 3},
+        {"use_res_for_updown": True},
+        {"augment_dim": 9},
+        {"image_shape": [1, 8, 8]},
+    ],
+)
+def test_facts_of_another_model_are_refused(wrong):
+    with pytest.raises(FormatError, match=next(iter(wrong))):
+        dr.load(case("ddae-ddpm").folder, architecture=wrong)

@@ -184,3 +184,14 @@ def test_a_latent_model_without_statistics_is_refused(answers, tmp_path):
     torch.save(data, tmp_path / "any.ckpt")
     with pytest.raises(FormatError, match="conds_mean"):
         dr.load(tmp_path / "any.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model_channels", 16), ("num_res_blocks", 2), ("channel_mult", [1, 2]), ("attention_resolutions", [16])],
+)
+def test_settings_of_another_model_are_refused(answers, name, value):
+    file = answers.folder / "checkpoints" / NAMES[0] / "last.ckpt"
+    settings = read_file(file)["hyper_parameters"]["model_conf"]
+    with pytest.raises(FormatError, match=f"{name} "):
+        dr.load(file, architecture={"model_conf": {**settings, name: value}})

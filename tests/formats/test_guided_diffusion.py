@@ -210,8 +210,9 @@ def test_x0_prediction_of_a_known_image(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "missing"),
     [
-        ({}, "num_heads, use_new_attention_order"),
-        ({"num_heads": 4}, "use_new_attention_order"),
+        ({}, "num_heads, use_new_attention_order, image_size, steps, noise_schedule, rescale_timesteps"),
+        ({"num_heads": 4}, "use_new_attention_order, image_size, steps, noise_schedule, rescale_timesteps"),
+        ({"num_head_channels": 16, "image_size": 8}, "use_new_attention_order, steps"),
         ({"num_heads": 1}, "image_size, steps, noise_schedule, rescale_timesteps"),
         ({k: v for k, v in FACTS.items() if k != "rescale_timesteps"}, "rescale_timesteps"),
     ],
@@ -228,6 +229,10 @@ def test_what_the_file_cannot_tell_is_named(tmp_path, facts, missing):
         ({"channel_mult": [1, 3]}, "channel_mult"),
         ({"learn_sigma": True}, "learn_sigma"),
         ({"attention_resolutions": [1]}, "attention_resolutions"),
+        ({"attention_resolutions": "8"}, "attention_resolutions"),
+        ({"class_cond": True}, "class_cond is True, in the file False"),
+        ({"num_classes": 10}, "num_classes"),
+        ({"num_channels": 64}, "num_channels"),
         ({"num_head_channels": 48}, "heads of width 48"),
         ({"noise_schedule": "sigmoid"}, 'unknown noise schedule "sigmoid"'),
         ({"num_heads_upsample": 2}, "num_heads_upsample"),

@@ -281,3 +281,30 @@ def test_broken_statistics_are_refused(copy):
     torch.save({"mean": torch.zeros(5), "std": torch.ones(16)}, copy / "trained-models" / "latents" / "celeba64.pt")
     with pytest.raises(FormatError, match="expected two vectors of 16"):
         dr.load(copy)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrapped_networks_are_taken_off(answers, model, copy, prefix):
+    """DataParallel and torch.compile put them before every name."""
+    for folder in ("trained-models/autoencoder/celeba64", "pre-trained-dpms/celeba64"):
+        file = copy / folder / "checkpoint.pt"
+        data = torch.load(file, weights_only=True)
+        for key in [key for key in data if key.startswith("ema_")]:
+            data[key] = {prefix + name: tensor for name, tensor in data[key].items()}
+        torch.save(data, file)
+    assert torch.equal(dr.load(copy).encode(answers["x_0"]), model.encode(answers["x_0"]))
+    assert dr.load(copy / "pre-trained-dpms").identity == model.denoiser.identity
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_channel": 64},
+        {"channel_multiplier": [1, 2]},
+        {"num_residual_blocks_of_a_block": 2},
+        {"attention_resolutions": [1]},
+    ],
+)
+def test_facts_of_another_model_are_refused(answers, wrong):
+    with pytest.raises(FormatError, match=next(iter(wrong))):
+        dr.load(answers.folder / "pre-trained-dpms", architecture=wrong)

@@ -102,3 +102,11 @@ def test_a_saved_copy_needs_no_original(denoiser, tmp_path):
     assert again.identity == denoiser.identity
     assert again.config() == denoiser.config()
     assert [t.aliases for t in again.taps] == [t.aliases for t in denoiser.taps]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ch": 64}, {"ch_mult": [1, 2]}, {"num_res_blocks": 2}, {"attn_resolutions": [8]}, {"in_channels": 1}]
+)
+def test_facts_of_another_model_are_refused(wrong):
+    with pytest.raises(FormatError, match=next(iter(wrong))):
+        dr.load(case("pytorch-diffusion").folder, architecture=wrong)

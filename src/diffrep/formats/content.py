@@ -36,6 +36,8 @@ __all__ = [
 
 MISSING: Any = object()
 """The default of `Content.fact` that makes a missing fact an error."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of a network inside DataParallel, and inside torch.compile."""
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,14 @@ def _json(path: Path, most: int = settings.MAX_BYTES) -> dict[str, Any] | None:
 
 
 def tensors_in(data: Any) -> dict[str, Tensor]:  # noqa: ANN401 (what the file says)
-    """The tensors of a flat dictionary, by name; {} where there are none."""
-    return {k: v for k, v in data.items() if isinstance(v, Tensor)} if isinstance(data, Mapping) else {}
+    """The tensors of a flat dictionary, by name; {} where there are none.
+
+    What torch puts before every name of a wrapped network (`module.`, `_orig_mod.`) is taken off.
+    """
+    found = {k: v for k, v in data.items() if isinstance(v, Tensor)} if isinstance(data, Mapping) else {}
+    while found and (prefix := next((p for p in WRAPPERS if all(str(name).startswith(p) for name in found)), None)):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
 
 
 def state_dict(data: Any, wrappers: Sequence[str] = ("ema", "state_dict", "model")) -> dict[str, Tensor]:  # noqa: ANN401

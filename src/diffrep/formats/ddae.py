@@ -19,6 +19,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
+from diffrep.formats.told import check_told
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule, EDMSchedule
 
@@ -55,6 +56,8 @@ def load(content: Content) -> Denoiser:
     if height != width:
         raise FormatError(f"images of {height}x{width}", "expected square ones")
     network = _network(content, state)
+    if channels != network.config["image_channels"]:
+        raise FormatError(f"image_shape says {channels} channels, {content.path} {network.config['image_channels']}")
     settings = _edm(content) if kind == "EDM" else _ddpm(content)
     return Denoiser(network, input=InputSpec(channels, height), source=str(content.path), **settings).eval()
 
@@ -120,8 +123,19 @@ def _find(content: Content) -> dict[str, Tensor] | None:
 
 def _network(content: Content, state: Mapping[str, Tensor]) -> UNet:
     head_width = content.fact("attn_channels_per_head", None)
+    shape = outline(state, content.path)
+    told: dict[str, Any] = {
+        "n_channels": shape["channels"],
+        "ch_mults": shape["multipliers"],
+        "is_attn": shape["attention"],
+        "n_blocks": shape["blocks"],
+        "augment_dim": shape["augment_dim"],
+    }
+    if len(shape["multipliers"]) > 1:  # one level is never resampled
+        told["use_res_for_updown"] = shape["layout"] == "ddpmpp"
+    check_told(content, told)
     config = {
-        **outline(state, content.path),
+        **shape,
         "head_width": None if head_width is None else int(head_width),
         "dropout": float(content.fact("dropout", 0.0)),
     }

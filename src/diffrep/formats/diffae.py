@@ -19,8 +19,9 @@ from diffrep.errors import FormatError
 from diffrep.formats import official_names
 from diffrep.formats.content import Content, read_file, require, tensors_in
 from diffrep.formats.families import Family
-from diffrep.formats.guided_diffusion import built, filled, heads_of, named_schedule, outline, tensor
+from diffrep.formats.guided_diffusion import built, filled, head_facts, heads_of, named_schedule, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
+from diffrep.formats.told import Levels, check_told
 from diffrep.networks import Network
 
 PREFIX, ENCODER, LATENT = "ema_model.", "encoder.", "latent_net."
@@ -41,7 +42,8 @@ def load(content: Content) -> Denoiser | ConditionalAutoencoder:
     """
     hyper = content.data.get("hyper_parameters")
     content = replace(content, facts={**(hyper if isinstance(hyper, Mapping) else {}), **content.facts})
-    require(content, NAME, ["image_size", "T", "beta_scheduler", "beatgans_rescale_timesteps"])
+    times = ["T", "beta_scheduler", "beatgans_rescale_timesteps"]
+    require(content, NAME, [*head_facts(content), "image_size", *times])
     whole = tensors_in(content.data["state_dict"])
     state = {name.removeprefix(PREFIX): t for name, t in whole.items() if name.startswith(PREFIX)}
     encoder = {n.removeprefix(ENCODER): state.pop(n) for n in list(state) if n.startswith(ENCODER)}
@@ -58,9 +60,26 @@ def load(content: Content) -> Denoiser | ConditionalAutoencoder:
 FAMILY = Family("Diff-AE", recognizes, load, "MIT", compared=True)
 
 
+def shape_of(content: Content, state: Mapping[str, Tensor], time: str = "time_embed") -> dict[str, Any]:
+    """Arguments of `networks.adm`, as far as the network has no code.
+
+    Errors:
+        FormatError: the settings in the file, or beside it, are another network's.
+    """
+    shape = outline(state, content.path, time)
+    told = {
+        "model_conf.model_channels": shape["channels"],
+        "model_conf.num_res_blocks": shape["blocks"],
+        "model_conf.channel_mult": list(shape["multipliers"]),
+        "model_conf.attention_resolutions": Levels(shape["attention"], int(content.fact("image_size"))),
+    }
+    check_told(content, told)
+    return shape | heads_of(content)
+
+
 def load_denoiser(content: Content, state: Mapping[str, Tensor]) -> Denoiser:
     """The DDIM-only model: an ADM whose time embedding has a width of its own."""
-    shape = outline(state, content.path) | heads_of(content, NAME)
+    shape = shape_of(content, state)
     network = filled(content, {**shape, "dropout": float(content.fact("dropout", 0.0))}, state)
     made = Denoiser(
         network, input=_input(content, shape), source=str(content.path), sampling=_sampling(), **_time(content)
@@ -73,7 +92,7 @@ def load_autoencoder(
 ) -> ConditionalAutoencoder:
     """Network and encoder; the network listens to the code in every block."""
     time = "time_embed.time_embed"
-    shape = outline(state, content.path, time) | heads_of(content, NAME)
+    shape = shape_of(content, state, time)
     coded = tensor(state, "middle_block.0.cond_emb_layers.1.weight", content.path)
     arguments = {**shape, "dropout": float(content.fact("dropout", 0.0)), "code_width": coded.shape[1]}
     network = filled(content, arguments, state, time)

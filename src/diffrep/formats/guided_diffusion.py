@@ -21,6 +21,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network
+from diffrep.formats.told import Levels, check_told
 from diffrep.networks import Network, UNet
 from diffrep.schedules import DiscreteSchedule
 
@@ -41,11 +42,10 @@ def load(content: Content) -> Denoiser:
     state = tensors_in(content.data)
     shape = outline(state, content.path)
     family = "a guided-diffusion checkpoint"
-    attention = heads_of(content, family)
     steps = "diffusion_steps" if content.has("diffusion_steps") else "steps"
-    require(content, family, ["image_size", steps, "noise_schedule", "rescale_timesteps"])
+    require(content, family, [*head_facts(content), "image_size", steps, "noise_schedule", "rescale_timesteps"])
     check_facts(content, shape)
-    network = filled(content, {**shape, **attention, "dropout": float(content.fact("dropout", 0.0))}, state)
+    network = filled(content, {**shape, **heads_of(content), "dropout": float(content.fact("dropout", 0.0))}, state)
     count = int(content.fact(steps))
     classes = shape["classes"]
     denoiser = Denoiser(
@@ -101,22 +101,30 @@ def outline(state: State, file: Path, time: str = "time_embed") -> dict[str, Any
     }
 
 
-def heads_of(content: Content, family: str, width: str = "num_head_channels") -> dict[str, Any]:
-    """Heads and the order of q, k and v, as arguments of `networks.adm`; the order matters for several heads only.
+def head_facts(content: Content, width: str = "num_head_channels") -> list[str]:
+    """Which facts about attention a file of this network cannot tell; the order matters for several heads only.
 
     Args:
         content: whose facts are asked.
-        family: for the message.
         width: the program's name for channels per head; None and -1 stand for none.
+    """
+    if content.fact(width, None) not in (None, -1):
+        return ["use_new_attention_order"]
+    return ["num_heads"] + ([] if content.fact("num_heads", None) == 1 else ["use_new_attention_order"])
+
+
+def heads_of(content: Content, width: str = "num_head_channels") -> dict[str, Any]:
+    """Heads and the order of q, k and v, as arguments of `networks.adm`; `head_facts` are known.
+
+    Args:
+        content: whose facts are asked.
+        width: as for `head_facts`.
 
     Errors:
-        FormatError: naming what is missing; or decoder and encoder differ.
+        FormatError: decoder and encoder differ.
     """
     channels = content.fact(width, None)
     head_width = None if channels in (None, -1) else int(channels)
-    single = head_width is None and content.fact("num_heads", None) == 1
-    wanted = ([] if head_width else ["num_heads"]) + ([] if single else ["use_new_attention_order"])
-    require(content, family, wanted)
     heads = int(content.fact("num_heads", 1))
     upward = content.fact("num_heads_upsample", -1)
     if head_width is None and upward not in (None, -1, heads):
@@ -131,28 +139,23 @@ def check_facts(content: Content, shape: Mapping[str, Any]) -> None:
     Errors:
         FormatError: naming each fact that is another model's.
     """
-    factors = {2**k for k, attends in enumerate(shape["attention"]) if attends}
+    attention = content.fact("attention_resolutions", None)
+    sizes = isinstance(attention, str)  # the command line counts in sizes, the constructor in factors
+    classes = shape["classes"]
     told = {
         "in_channels": shape["image_channels"],
         "out_channels": shape["image_channels"] * (2 if shape["learns_variance"] else 1),
         "model_channels": shape["channels"],
+        "num_channels": shape["channels"],
         "num_res_blocks": shape["blocks"],
         "channel_mult": list(shape["multipliers"]),
+        "attention_resolutions": Levels(shape["attention"], int(content.fact("image_size")) if sizes else None),
         "use_scale_shift_norm": shape["scale_shift"],
         "learn_sigma": shape["learns_variance"],
+        "class_cond": classes is not None,
+        "num_classes": classes,
     }
-    wrong = [
-        f"{name} is {given}, in the file {value}"
-        for name, value in told.items()
-        if (given := content.fact(name, None)) not in (None, "", value) and not _same(given, value)
-    ]
-    given = content.fact("attention_resolutions", None)
-    if isinstance(given, list | tuple) and set(given) & {2**k for k in range(len(shape["attention"]))} != factors:
-        wrong.append(f"attention_resolutions are {list(given)}, in the file {sorted(factors)}")
-    if wrong:
-        raise FormatError(
-            f"{content.origin} does not belong to {content.path} ({'; '.join(wrong)})", "is it another model's?"
-        )
+    check_told(content, told)
 
 
 def filled(content: Content, arguments: Mapping[str, Any], state: State, time: str = "time_embed") -> UNet:
@@ -229,16 +232,6 @@ def _levels(state: State, file: Path) -> list[int]:
 
 def _ratio(width: int, base: int) -> int | float:
     return width // base if width % base == 0 else width / base
-
-
-def _same(given: Any, value: Any) -> bool:  # noqa: ANN401 (what a config says)
-    """Whether a config's value is the file's; "1,2,4" is a list on the program's command line."""
-    if isinstance(given, str) and isinstance(value, list):
-        try:
-            return [float(part) for part in given.split(",")] == [float(v) for v in value]
-        except ValueError:
-            return False
-    return list(given) == value if isinstance(given, tuple) else bool(given == value)
 
 
 def _variance(content: Content, shape: Mapping[str, Any]) -> str | None:

@@ -21,8 +21,9 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, read_file, require, tensors_in
 from diffrep.formats.facts import read_config
 from diffrep.formats.families import Family
-from diffrep.formats.guided_diffusion import filled, heads_of, outline, tensor
+from diffrep.formats.guided_diffusion import filled, head_facts, heads_of, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
+from diffrep.formats.told import Levels, check_told
 from diffrep.schedules import DiscreteSchedule
 
 ENCODER_HEADS = 4
@@ -68,9 +69,18 @@ def load_denoiser(content: Content, state: Mapping[str, Tensor]) -> Denoiser:
     """
     family = "a PDAE checkpoint"
     shape = outline(state, content.path)
-    attention = heads_of(content, family, "head_channel")
-    require(content, family, ["image_size", "betas_type", "timesteps"])
-    network = filled(content, {**shape, **attention, "dropout": float(content.fact("dropout", 0.0))}, state)
+    require(content, family, [*head_facts(content, "head_channel"), "image_size", "betas_type", "timesteps"])
+    told = {
+        "base_channel": shape["channels"],
+        "channel_multiplier": list(shape["multipliers"]),
+        "num_residual_blocks_of_a_block": shape["blocks"],
+        "attention_resolutions": Levels(shape["attention"], None),
+        "input_channel": shape["image_channels"],
+    }
+    check_told(content, told)
+    network = filled(
+        content, {**shape, **heads_of(content, "head_channel"), "dropout": float(content.fact("dropout", 0.0))}, state
+    )
     kinds = {"linear": DiscreteSchedule.linear, "cosine": DiscreteSchedule.cosine}
     kind = str(content.fact("betas_type"))
     if kind not in kinds:

@@ -19,6 +19,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
+from diffrep.formats.told import Levels, check_told
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule
 
@@ -42,7 +43,16 @@ def load(content: Content) -> Denoiser:
     if content.fact("beta_schedule") != "linear":
         raise FormatError(f'beta_schedule is "{content.fact("beta_schedule")}"', 'expected "linear"')
     state = with_qkv(tensors_in(content.data))
-    config = outline(state, content.path) | {"dropout": float(content.fact("dropout", 0.0))}
+    shape = outline(state, content.path)
+    told = {
+        "ch": shape["channels"],
+        "ch_mult": shape["multipliers"],
+        "num_res_blocks": shape["blocks"],
+        "attn_resolutions": Levels(shape["attention"], int(content.fact("resolution"))),
+        "in_channels": shape["image_channels"],
+    }
+    check_told(content, told)
+    config = shape | {"dropout": float(content.fact("dropout", 0.0))}
     network = cast(UNet, built(config, content.path))
     official_names.load_official(network, state, official_names.pytorch_diffusion(network), content.path)
     steps, start, end = (content.fact(n) for n in ("num_diffusion_timesteps", "beta_start", "beta_end"))
