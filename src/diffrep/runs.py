@@ -97,7 +97,7 @@ class RunFolder:
 
     def finish(self, report: Mapping[str, Any]) -> Path:
         """Write report.json, completely or not at all; home folders as "~"."""
-        return write_atomic(self.path / "report.json", to_json(_all_without_home(plain(report))))
+        return write_atomic(self.path / "report.json", to_json(all_without_home(plain(report))))
 
     def _taken(self) -> bool:
         if self.path.exists() and not self.path.is_dir():
@@ -291,11 +291,12 @@ def without_home(text: str) -> str:
     return text if home in ("/", "") else re.sub(rf"(?<![\w/.-]){re.escape(home)}(?![\w.-])", "~", text)
 
 
-def _all_without_home(value: Json) -> Json:
+def all_without_home(value: Json) -> Json:
+    """The same value with the home folder as "~" in every text."""
     if isinstance(value, dict):
-        return {key: _all_without_home(v) for key, v in value.items()}
+        return {key: all_without_home(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_all_without_home(v) for v in value]
+        return [all_without_home(v) for v in value]
     return without_home(value) if isinstance(value, str) else value
 
 

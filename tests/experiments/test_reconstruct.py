@@ -86,7 +86,8 @@ def test_interpolation_and_edit_make_strips(autoencoder, images):
 
 
 def test_pairs_are_of_different_classes():
-    assert pairs_of_classes([3, 1, 1, 2, 0], 5) == [(4, 1), (3, 0)]
+    assert pairs_of_classes([3, 1, 1, 2, 0], 2) == [(4, 1), (3, 0)]
+    assert pairs_of_classes([3, 1, 1, 2, 0], 5) == [(4, 1), (3, 0), (1, 3), (0, 4)]
 
 
 def test_samples_and_same_code_make_strips(autoencoder, denoiser, images):

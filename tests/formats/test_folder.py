@@ -81,6 +81,14 @@ def test_the_base_is_found_by_its_recorded_source(denoiser, tmp_path):
     assert formats.load(tmp_path / "ae").denoiser.identity == base.identity
 
 
+def test_a_base_below_the_home_folder_is_named_without_it(denoiser, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    base = formats.load(formats.save(denoiser, tmp_path / "base"))
+    formats.save(ShiftAutoencoder.fresh(base, code_dim=8), tmp_path / "ae")
+    assert json.loads((tmp_path / "ae" / "config.json").read_text())["base"]["source"] == "~/base"
+    assert formats.load(tmp_path / "ae").denoiser.identity == base.identity
+
+
 def test_another_base_is_refused_and_both_are_named(denoiser, autoencoder, tmp_path):
     formats.save(autoencoder, tmp_path / "ae")
     other = denoiser.with_schedule(DiscreteSchedule.cosine())

@@ -3,6 +3,7 @@ import re
 import shutil
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def run(tmp_path):
         "".join(json.dumps({"step": k, "loss": 1 / (k + 1)}) + "\n" for k in range(30))
     )
     (tmp_path / "environment.json").write_text(json.dumps({"versions": {"torch": "2.13.0"}, "command": ["y"]}))
-    (tmp_path / "config.yaml").write_text("seed: 3\nlevels: [0, 5]\n")
+    (tmp_path / "config.yaml").write_text(f"seed: 3\nlevels: [0, 5]\ndata: folder:{Path.home()}/photos\n")
     return tmp_path
 
 
@@ -97,6 +98,12 @@ def test_words_from_the_run_are_never_markup(run):
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "T &amp; t" in html
+
+
+def test_home_folders_are_shown_as_a_tilde(run):
+    html = write_report(run).read_text()
+    assert "folder:~/photos" in html
+    assert f"{Path.home()}/photos" not in html
 
 
 def test_winning_controls_the_chosen_cell_and_how_it_was_made_are_shown(run):

@@ -212,8 +212,8 @@ class InterpolateConfig(OnData):
     """Settings of `diffrep interpolate`."""
 
     split: Literal["train", "val", "test"] = option("test", "which images")
-    ids: Words = option((), "ids of images, two per way, separated by commas; default: one way per class")
-    num: int = option(5, "ways", ge=1)
+    ids: Words = option((), "ids of images, two per way, separated by commas; default: from class to class")
+    num: int = option(5, "ways, where --ids names none; at most one per class", ge=1)
     frames: int = option(8, "pictures per way, both ends included", ge=2)
     steps: int = option(50, "steps of inversion and of decoding", ge=1)
 

@@ -51,7 +51,9 @@ def interpolation(
 
 
 def pairs_of_classes(labels: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """Indices of `count` pairs of images of different classes: first images of class c and of the class after it.
+    """Indices of at most `count` pairs: the first images of a class and of the class after it.
+
+    First every class is in one pair, then the pairs between these follow: as many pairs as classes, at most.
 
     Errors:
         InputError: fewer than two classes.
@@ -62,5 +64,6 @@ def pairs_of_classes(labels: Sequence[int], count: int) -> list[tuple[int, int]]
     classes = sorted(first)
     if len(classes) < 2:
         raise InputError(f"{len(classes)} class among {len(labels)} images", "pairs need at least two")
-    around = [(classes[k], classes[(k + 1) % len(classes)]) for k in range(0, len(classes), 2)]
+    order = [*range(0, len(classes), 2), *range(1, len(classes), 2)]
+    around = [(classes[k], classes[(k + 1) % len(classes)]) for k in order]
     return [(first[u], first[v]) for u, v in around[:count]]

@@ -23,6 +23,7 @@ from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, Sampl
 from diffrep.errors import FormatError, UsageError
 from diffrep.files import atomic_folder, sha256_of, write_synced
 from diffrep.formats import parts
+from diffrep.runs import without_home
 from diffrep.schedules import Schedule, schedule_from_config
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def autoencoder_config(model: parts.SavedAutoencoder) -> dict[str, Any]:
     """config.json of an autoencoder; a frozen base is named, not stored."""
     found = {"format": AUTOENCODER, "version": VERSION, **model.config(), **parts.config_of(model)}
     if isinstance(model, ShiftAutoencoder):
-        source = BASE if model.carries_base else model.denoiser.source
+        source = BASE if model.carries_base else without_home(model.denoiser.source or "") or None
         found["base"] = {"source": source, "identity": model.denoiser.identity}
     return found
 

@@ -140,14 +140,14 @@ def _base(recorded: dict[str, Any], folder: Path, given: Denoiser | str | Path |
     if given is not None:
         return _denoiser(given)
     source = recorded["source"]
-    for candidate in (folder / source, source) if source else ():
+    for candidate in (folder / Path(source).expanduser(), source) if source else ():
         if folder_of(str(candidate)) is not None or Path(candidate).exists():
             return _denoiser(candidate)
     for name in models():
         packaged = folder_of(name)
         if packaged and own.read_config(packaged).get("identity") == recorded["identity"]:
             return _denoiser(name)
-    raise InputError(f'the base "{source}" of {folder} was not found', "pass base= with the denoiser or its folder")
+    raise InputError(f'the base "{source}" of {folder} was not found', "put it back there, or pass base= in Python")
 
 
 def _denoiser(source: str | Path) -> Denoiser:

@@ -20,7 +20,7 @@ from diffrep.errors import FormatError, InputError
 from diffrep.experiments.document import ARRAYS_FILE
 from diffrep.files import write_atomic
 from diffrep.reports import images, svg
-from diffrep.runs import Metrics
+from diffrep.runs import Metrics, all_without_home
 
 REPORT_NAME = "report.html"
 HIDDEN = (
@@ -238,7 +238,7 @@ def _config(path: Path) -> dict[str, Any] | None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise FormatError(f"{path} is not YAML: {error}", "run the command again") from error
-    return content if isinstance(content, dict) else None
+    return all_without_home(content) if isinstance(content, dict) else None
 
 
 def _commands(folder: Path, report: Mapping[str, Any]) -> list[str]:
