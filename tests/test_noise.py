@@ -85,3 +85,10 @@ def test_lists_and_arrays_are_levels_and_nan_is_none():
     assert NoiseLevel.from_sigma([0.5, 1.0]).sigma.tolist() == [0.5, 1.0]
     with pytest.raises(UsageError, match="NaN"):
         NoiseLevel(float("nan"), 1.0)
+
+
+def test_a_number_is_no_source_of_noise():
+    with pytest.raises(UsageError, match=r"ids = 8.*range"):
+        noise_for(0, 8)
+    with pytest.raises(UsageError, match=r"type int.*noise_for"):
+        as_noise(0)

@@ -81,3 +81,16 @@ def test_wheel_holds_weights_templates_and_types(tmp_path: Path) -> None:
 def test_the_listing_shows_public_names_only() -> None:
     shown = {name for name in dir(diffrep) if not name.startswith("__")}
     assert shown == set(diffrep.__all__)
+
+
+def test_what_a_prompt_shows_is_short() -> None:
+    import torch
+
+    denoiser = diffrep.load("ddpm-digits")
+    table = diffrep.DiscreteSchedule(denoiser.schedule.alphas_cumprod)
+    features = diffrep.TapFeatures(denoiser, levels=table.at([1, 10]))
+    found = diffrep.extract(features, diffrep.data.load("digits")["val"].take(3), cache=False)
+    prediction = denoiser(torch.zeros(1, 1, 8, 8), table.at(10))
+    shown = [repr(x) for x in (denoiser.schedule, table, diffrep.EDMSchedule(), features, found, prediction)]
+    assert shown[1] == "DiscreteSchedule(kind=discrete, alphas_cumprod=<1000>)"
+    assert all(len(text) < 200 and " object at 0x" not in text for text in shown), shown

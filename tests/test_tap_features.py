@@ -102,6 +102,8 @@ def test_bytes_and_ids_that_do_not_fit_are_refused(denoiser, x0):
         features(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"ndarray.*to_tensor"):
         features(x0.numpy())
+    with pytest.raises(InputError, match=r"noise of type Generator.*ids="):
+        features(x0, noise=torch.Generator())
     for ids in (["a"], list("abcdef")):
         with pytest.raises(InputError, match=f"{len(ids)} ids for 5 images"):
             features(x0, ids=ids)

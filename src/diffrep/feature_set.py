@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FIXED_COLUMNS = ("id", "path", "split", "label")
 
 
-@dataclass
+@dataclass(repr=False)
 class FeatureSet:
     """Features of the images of one split.
 
@@ -60,6 +60,11 @@ class FeatureSet:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {array.shape[1]}" for name, array in list(self.arrays.items())[:3])
+        more = ", ..." if len(self.arrays) > 3 else ""
+        return f"FeatureSet({self.split}, {len(self)} images, {len(self.arrays)} features: {shapes}{more})"
 
     def save(self, path: Path | str) -> Path:
         """Write one Parquet file, atomically; `FeatureSet.load` reads it back equal."""

@@ -52,6 +52,9 @@ class Prediction:
         if like is not None:
             self.__dict__["x0"], self.__dict__["eps"] = like.x0, like.eps
 
+    def __repr__(self) -> str:
+        return f"Prediction({self.kind} of shape {tuple(self.value.shape)}, {self.level})"
+
     @cached_property
     def x0(self) -> Tensor:
         """The clean image: alpha * x_0 is what is left of x_t without the noise."""

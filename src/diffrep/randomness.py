@@ -7,7 +7,7 @@ run draws exactly what an unbroken one would have drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -55,13 +55,26 @@ def normal(seed: int, purpose: str, ids: Sequence[str], shape: Sequence[int], st
     return out
 
 
-def noise_for(seed: int, ids: Sequence[str], purpose: str = "sample") -> Noise:
+def noise_for(seed: int, ids: Iterable[str | int], purpose: str = "sample") -> Noise:
     """Make a sampler's noise source whose draws belong to images: image i gets the same noise in any batch.
+
+    Args:
+        seed: the run's seed.
+        ids: one id per image, text or numbers.
+        purpose: what the noise is for; two purposes never share draws.
+
+    Returns:
+        (step, shape) -> float32 on the CPU; step 0 is the start x_T.
+
+    Errors:
+        UsageError: ids that are none, such as their number; when it is called, a batch of another size.
 
     Example:
         >>> noise_for(0, ["a", "b"])(0, (2, 1, 8, 8)).shape
         torch.Size([2, 1, 8, 8])
     """
+    if not isinstance(ids, Iterable):
+        raise UsageError(f"ids = {ids!r}", "expected one id per image, for example range(8)")
     names = [str(i) for i in ids]
 
     def draw(step: int, shape: Sequence[int]) -> Tensor:
@@ -76,7 +89,7 @@ def as_noise(noise: Noise | Generator | None) -> Noise:
     """Accept a `torch.Generator` where a noise source is wanted; None raises, because diffrep has no global state.
 
     Errors:
-        UsageError: if `noise` is None.
+        UsageError: if `noise` is None, or neither a function nor a generator.
     """
     if noise is None:
         raise UsageError(
@@ -85,6 +98,8 @@ def as_noise(noise: Noise | Generator | None) -> Noise:
     if isinstance(noise, Generator):
         source = noise
         return lambda step, shape: torch.randn(tuple(shape), generator=source, device=source.device)
+    if not callable(noise):
+        raise UsageError(f"noise of type {type(noise).__name__}", "expected dr.noise_for(seed, ids) or a generator")
     return noise
 
 

@@ -60,8 +60,9 @@ class Schedule:
 
         Args:
             steps: number N of network evaluations; at least 1.
-            rule: "pdae", "guided-diffusion" or "ddae" (discrete schedules), "karras" or "uniform-log-snr" (all);
-                None: "pdae" for a discrete schedule, else "karras".
+            rule: "pdae", "guided-diffusion", "ddae", or diffusers' "leading", "leading-1", "trailing", "linspace"
+                (discrete schedules), "karras" or "uniform-log-snr" (all); None: "pdae" for a discrete schedule, else
+                "karras".
             direction: "down" for samplers, from noise to image; "up" for `invert`.
 
         Errors:
@@ -89,6 +90,10 @@ class Schedule:
 
     def __hash__(self) -> int:
         return hash(str(self.config()))
+
+    def __repr__(self) -> str:
+        settings = {k: v if not isinstance(v, list) else f"<{len(v)}>" for k, v in self.config().items()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
 
 
 class DiscreteSchedule(Schedule):

@@ -104,6 +104,8 @@ class TapFeatures:
 
     def _noise(self, x0: Tensor, noise: Tensor | None, ids: Sequence[str] | None) -> Tensor:
         if noise is not None:
+            if not isinstance(noise, Tensor):
+                raise InputError(f"noise of type {type(noise).__name__}", "give a tensor like the images, or ids=")
             if noise.shape != x0.shape:
                 raise InputError(f"noise of shape {tuple(noise.shape)} for images of {tuple(x0.shape)}")
             return noise.to(x0)

@@ -181,3 +181,9 @@ def test_deterministic_samplers_need_no_noise(sampler: str) -> None:
 def test_integers_are_no_images() -> None:
     with pytest.raises(InputError, match="uint8"):
         ddim(Constant(True), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), DOWN)
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_a_list_is_no_path(sampler: Callable[..., Tensor]) -> None:
+    with pytest.raises(UsageError, match=r"path of type list.*schedule\.path"):
+        run(sampler, Constant(True), list(DOWN))

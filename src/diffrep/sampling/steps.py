@@ -92,11 +92,13 @@ def walk(x: Tensor, path: NoiseLevel, progress: Progress | None, *, up: bool = F
         up: whether the path has to go up, towards the noise.
 
     Errors:
-        UsageError: not a path, the wrong direction, or a start where the network cannot be evaluated.
+        UsageError: no path, the wrong direction, or a start where the network cannot be evaluated.
         InputError: images that are no floating-point numbers.
     """
     if not x.is_floating_point():
         raise InputError(f"images of type {x.dtype}", "samplers take floating-point numbers")
+    if not isinstance(path, NoiseLevel):
+        raise UsageError(f"a path of type {type(path).__name__}", "expected (N+1,) levels, as from schedule.path(N)")
     path = path.to("cpu")
     _check(path, up)
     steps = [Step(k + 1, path[k], path[k + 1]) for k in range(len(path) - 1)]
