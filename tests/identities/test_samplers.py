@@ -237,3 +237,17 @@ def test_the_images_keep_their_type(sampler: str, dtype: torch.dtype) -> None:
     wanted = SAMPLERS[sampler](exact.double(), eps64.double(), path_of(6), noise=noise_for(0, range(3)))
     assert made.dtype == dtype
     torch.testing.assert_close(made.double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sampler", "order"), ORDERS)
+def test_the_order_holds_on_a_path_of_long_and_short_steps(sampler: Callable[..., Tensor], order: int) -> None:
+    oracle, x = random_gaussian()
+
+    def error(steps: int) -> float:
+        length = torch.tensor([1.0, 3.0], dtype=torch.float64).repeat(steps // 2)
+        log_snr = -6 + 12 * torch.cat([torch.zeros(1).double(), length.cumsum(0)]) / length.sum()
+        path = NoiseLevel.of(log_snr, "vp")
+        start = path.sigma[0] * x
+        return float((sampler(oracle, start, path) - oracle.transport(start, path[0], path[-1])).norm())
+
+    assert order_of(error) == pytest.approx(order, abs=0.25)
