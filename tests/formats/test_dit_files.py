@@ -19,7 +19,7 @@ from diffrep.taps import read
 from tests.formats.transformer_files import adaptive_shapes, batch, linear, open_file, random_state
 from tests.formats.transformer_formulas import adaptive
 
-FACTS = {"num_heads": 2, "num_classes": 10}
+FACTS = {"num_heads": 2, "num_classes": 10, "model": "DiT-tiny"}
 SIT = {**FACTS, "model": "SiT-S/2"}
 REPA = {**FACTS, "encoder_depth": 1, "path_type": "linear", "prediction": "v"}
 X, Y = batch(), torch.tensor([3, 10, 0])
@@ -156,7 +156,24 @@ def test_configs_are_found_two_folders_above(tmp_path: Path) -> None:
     ("name", "kind"), [("SiT-XL-2-256x256.pt", "flow"), ("DiT-XL-2-256x256.pt", "eps"), ("site.pt", "eps")]
 )
 def test_where_nothing_else_speaks_the_name_does(tmp_path: Path, name: str, kind: str) -> None:
-    assert open_file(write(tmp_path / name, random_state(adaptive_shapes())), FACTS).parameterization == kind
+    state, facts = random_state(adaptive_shapes(out_channels=8)), {"num_heads": 2, "num_classes": 10}
+    assert open_file(write(tmp_path / name, state), facts).parameterization == kind
+
+
+def test_a_guess_of_the_program_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facts = {"num_heads": 2, "num_classes": 10}
+    open_file(write(tmp_path / "weights.pt", random_state(adaptive_shapes(out_channels=8))), facts)
+    assert 'taken for DiT; if SiT wrote it: architecture={"model": "SiT-XL/2"}' in caplog.text
+
+
+def test_without_variances_the_program_must_be_named(tmp_path: Path) -> None:
+    """A trunk of REPA has DiT's names and shapes."""
+    path, facts = write(tmp_path / "last.pt", random_state(adaptive_shapes())), {"num_heads": 2, "num_classes": 10}
+    with pytest.raises(FormatError, match="not tell: model"):
+        open_file(path, facts)
+    assert open_file(path, {**facts, "learn_sigma": False}).parameterization == "eps"
+    assert open_file(path, {**facts, "model": "DiT-tiny"}).parameterization == "eps"
+    assert open_file(path, {**facts, "enc_type": "dinov2-vit-b"}).parameterization == "flow"
 
 
 def test_published_sizes_know_their_heads(tmp_path: Path) -> None:
@@ -179,15 +196,15 @@ def test_published_sizes_know_their_heads(tmp_path: Path) -> None:
     ],
 )
 def test_the_null_class_is_the_row_more(tmp_path: Path, rows: int, facts: dict[str, object], null: int | None) -> None:
-    path = write(tmp_path / "weights.pt", random_state(adaptive_shapes(rows=rows)))
+    path = write(tmp_path / "weights.pt", random_state(adaptive_shapes(rows=rows, out_channels=8)))
     assert open_file(path, {"num_heads": 2, **facts}).labels.null == null
 
 
 def test_missing_facts_are_named_all_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "weights.pt", random_state(adaptive_shapes()))
-    with pytest.raises(FormatError, match="num_heads, num_classes") as caught:
+    with pytest.raises(FormatError, match="num_heads, num_classes, model") as caught:
         open_file(path)
-    assert 'architecture={"num_heads": ..., "num_classes": ...}' in caught.value.hint
+    assert 'architecture={"num_heads": ..., "num_classes": ..., "model": ...}' in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -222,6 +239,8 @@ def broken(change: str) -> dict[str, Tensor]:
         state["blocks.999999.attn.proj.bias"] = torch.zeros(32)
     elif change == "positions":
         state["pos_embed"] = torch.zeros(1, 15, 32)
+    elif change == "no positions":
+        del state["pos_embed"]
     elif change == "flat positions":
         state["pos_embed"] = torch.zeros(16)
     elif change == "output":
@@ -235,9 +254,20 @@ def broken(change: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     "change",
-    ["missing", "extra", "shape", "a million blocks", "positions", "flat positions", "output", "no output", "width"],
+    [
+        "missing",
+        "extra",
+        "shape",
+        "a million blocks",
+        "positions",
+        "no positions",
+        "flat positions",
+        "output",
+        "no output",
+        "width",
+    ],
 )
 @pytest.mark.parametrize("facts", [FACTS, SIT])
 def test_broken_files_are_refused(tmp_path: Path, change: str, facts: dict[str, object]) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match="missing: pos_embed" if change == "no positions" else None):
         open_file(write(tmp_path / "weights.pt", broken(change)), facts)

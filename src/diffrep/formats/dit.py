@@ -2,7 +2,8 @@
 
 DiT predicts noise and a variance at integer times. SiT and REPA predict a velocity at times in [0, 1], SiT with the
 image at t = 1, REPA with noise there. Their files have the same names and shapes, so what is beside the tensors
-decides: REPA's projectors, the arguments of the program, at last the file's name. Where nothing speaks, it is DiT.
+decides: REPA's projectors, the arguments of the program, at last the file's name. Where nothing speaks, a file with
+variances is taken for DiT, and that is said; one without could be DiT's or REPA's, and is refused.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def load_dit(content: Content) -> Denoiser:
     tensors = tensors_of(content)
     recipe = {"layout": "dit", **outline(content, tensors, "DiT")}
     recipe["learns_variance"] = learns_variance(content, tensors, recipe)
+    if fact(content, "model") is None and "dit" not in content.path.stem.lower():
+        LOG.warning('%s is taken for DiT; if SiT wrote it: architecture={"model": "SiT-XL/2"}', content.path.name)
     made = Denoiser(
         filled(recipe, tensors, content),
         schedule=DiscreteSchedule.linear(),

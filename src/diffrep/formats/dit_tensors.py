@@ -81,9 +81,8 @@ def fact(content: Content, name: str, default: Any = None) -> Any:  # noqa: ANN4
 
 def is_adaptive(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are the tensors of DiT or one of its descendants."""
-    return {"pos_embed", "x_embedder.proj.weight", "t_embedder.mlp.0.weight"} <= tensors.keys() and (
-        "blocks.0.adaLN_modulation.1.weight" in tensors
-    )
+    marks = {"x_embedder.proj.weight", "t_embedder.mlp.0.weight", "blocks.0.adaLN_modulation.1.weight"}
+    return marks <= tensors.keys()
 
 
 def is_lightning(content: Content, tensors: Mapping[str, Tensor]) -> bool:
@@ -104,6 +103,10 @@ def outline(content: Content, tensors: Mapping[str, Tensor], program: str) -> di
     Errors:
         FormatError: shapes that are none of this family's, shapes that contradict the facts, unknown heads.
     """
+    if "pos_embed" not in tensors:
+        raise FormatError(
+            f"{content.path} has {program}'s tensors without its positions (1 missing: pos_embed)", "is the file whole?"
+        )
     try:
         tokens, width = tensors["pos_embed"].shape[1:]
         _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
@@ -174,10 +177,23 @@ def heads_of(content: Content, program: str, width: int, depth: int, tensors: Ma
     missing = [] if said is not None else ["num_heads"]
     if (rows := rows_of(tensors)) is not None and classes_of(content, rows) is None:
         missing.append("num_classes")
+    if program == "DiT" and is_undecided(content, tensors):
+        missing.append("model")
     require(content, f"a {program} checkpoint", missing)
     if not isinstance(said, int) or said < 1 or width % said:
         raise FormatError(f"num_heads is {said}, but {content.path} has a width of {width}", "it must divide the width")
     return said
+
+
+def is_undecided(content: Content, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether nothing tells DiT from REPA: no learned variance, as no published DiT is, and nobody names the program.
+
+    REPA's trunk without its projectors has the same names and shapes, but predicts another thing.
+    """
+    head, patches = tensors.get("final_layer.linear.weight"), tensors["x_embedder.proj.weight"]
+    single = head is not None and len(head) == patches[0].numel()
+    named = fact(content, "model") is not None or "dit" in content.path.stem.lower()
+    return single and not named and fact(content, "learn_sigma") is None
 
 
 def learns_variance(content: Content, tensors: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> bool:
