@@ -125,6 +125,25 @@ def test_a_flipped_bit(call: Call, tmp_path: Path) -> None:
     fails(call("sample", folder, "-o", tmp_path / "x"), 2, "model.safetensors has changed", "sha256")
 
 
+@pytest.mark.slow
+def test_a_run_with_damaged_checkpoints(call: Call, tmp_path: Path) -> None:
+    words = ["train", "digits", "--batch-size", "4", "--warmup-steps", "1", "--validation-images", "8", "--width", "16"]
+    words += ["--checkpoint-every", "2", "--validate-every", "0", "--keep-last", "9", "-o", str(tmp_path), "--steps"]
+    assert call(*words, "4").code == 0
+    for step, file in ((4, "ema"), (2, "model")):
+        damaged = tmp_path / "checkpoints" / f"step-{step:06d}" / f"{file}.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+        answer = call(*words, "5", "--resume", "auto")
+        assert f"warning: checkpoint of step {step} is passed over" in answer.err
+        assert "loop.py" not in answer.err
+        if step == 4:
+            assert answer.code == 0, answer.err
+            for later in (tmp_path / "checkpoints").glob("step-*"):
+                if later.name != "step-000002":
+                    shutil.rmtree(later)
+    fails(answer, 2, "no checkpoint is whole", "sha256", "--overwrite")
+
+
 def test_a_denoiser_is_no_autoencoder_and_the_reverse(call: Call, tmp_path: Path, autoencoder_folder: Path) -> None:
     fails(call("encode", "ddpm-digits", "digits", "-o", tmp_path / "x"), 2, "without an encoder", "diffrep autoencode")
     fails(call("sample", autoencoder_folder, "-o", tmp_path / "x"), 2, "diffrep sample ddpm-digits")

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -68,7 +69,8 @@ def run(words: Sequence[str] | None = None) -> int:
     app = make_app()
     verbose = "-v" in given or "--verbose" in given
     try:
-        with _terminated_as_interrupted():
+        with _terminated_as_interrupted(), warnings.catch_warnings():
+            warnings.showwarning = _warn  # type: ignore[assignment]
             return _guarded(lambda: app(given, print_error=False, exit_on_error=False), app, verbose)
     except BrokenPipeError:  # the reader of our output has gone; nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,6 +88,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _warn(message: Warning | str, *where: object) -> None:
+    """A warning as a line on stderr, without the line of source that it comes from."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _guarded(work: Callable[[], Any], app: App, verbose: bool) -> int:

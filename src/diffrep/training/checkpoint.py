@@ -123,7 +123,9 @@ class Checkpoints:
                 damage = damage or error
                 warnings.warn(f"checkpoint of step {step} is passed over: {error}", stacklevel=2)
         if damage is not None:
-            raise damage
+            raise FormatError(
+                f"no checkpoint is whole: {damage.message}", "put a copy back, or start again (--overwrite)"
+            ) from damage
         return None
 
     def best(self) -> int | None:
