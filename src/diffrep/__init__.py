@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffrep import metrics as metrics
     from diffrep import probes as probes
     from diffrep.autoencoder import Autoencoder as Autoencoder
+    from diffrep.autoencoder import ConditionalAutoencoder as ConditionalAutoencoder
     from diffrep.autoencoder import ShiftAutoencoder as ShiftAutoencoder
     from diffrep.autoencoder import ShiftObjective as ShiftObjective
     from diffrep.denoiser import Denoiser as Denoiser
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from diffrep.experiments.features import features as features
     from diffrep.extraction import extract as extract
     from diffrep.feature_set import FeatureSet as FeatureSet
+    from diffrep.formats import convert as convert
     from diffrep.formats import load as load
     from diffrep.formats import models as models
     from diffrep.formats import save as save
@@ -57,12 +59,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
-    "autoencoder": "Autoencoder ShiftAutoencoder ShiftObjective",
+    "autoencoder": "Autoencoder ConditionalAutoencoder ShiftAutoencoder ShiftObjective",
     "denoiser": "Denoiser InputSpec",
     "extraction": "extract",
     "experiments.features": "features",
     "feature_set": "FeatureSet",
-    "formats": "load models save",
+    "formats": "convert load models save",
     "guidance": "conditioned guided windowed",
     "noise": "NoiseLevel",
     "prediction": "Prediction",

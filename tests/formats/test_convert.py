@@ -11,7 +11,7 @@ import diffrep as dr
 from diffrep.cli import main
 from diffrep.errors import UsageError
 from diffrep.files import sha256_of
-from diffrep.formats.converting import convert
+from diffrep.formats.converting import SCHEDULES, convert
 from tests.formats.parity import PARITY
 
 CASES = {
@@ -75,6 +75,20 @@ def test_as_a_command_with_facts_from_a_file(tmp_path: Path, capsys: pytest.Capt
     assert dr.load(out).labels.null == 10
     assert main([*words, "--architecture", str(tmp_path / "facts.json")]) == 2
     assert main([*words, "--architecture", str(tmp_path / "facts.json"), "--overwrite"]) == 0
+
+
+def test_a_bare_network_needs_its_schedule_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = copied("diffusers-dit", tmp_path / "official")
+    words = ["convert", str(source), str(tmp_path / "out"), "--json"]
+    assert main(words) == 2
+    assert "--schedule linear" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--schedule", "linear"]) == 0
+    again, first = dr.load(tmp_path / "out"), dr.load(source, schedule=dr.DiscreteSchedule.linear())
+    assert again.identity == first.identity
+    out = dr.convert(source, tmp_path / "latent", schedule=SCHEDULES["scaled-linear"]())
+    level = dr.load(out).schedule.at(999)
+    assert float(level.alpha) ** 2 == pytest.approx(0.0047, abs=1e-4)
 
 
 def test_a_model_folder_needs_no_conversion(tmp_path: Path) -> None:

@@ -241,4 +241,7 @@ class ConvertConfig(Config):
     source: str = Field(description="another program's checkpoint: a file, a folder with one in it, or a hub id")
     out: Path = Field(description="model folder to write; must be new or empty")
     architecture: Path | None = option(None, "JSON file of what the checkpoint cannot tell")
+    schedule: Literal["linear", "cosine", "scaled-linear"] | None = option(
+        None, "noise schedule of 1000 steps, for a network without one (scaled-linear: Stable Diffusion's)"
+    )
     overwrite: bool = option(False, "replace an earlier model folder")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,27 @@ from diffrep.files import sha256_of
 from diffrep.formats import folder as own
 from diffrep.formats.foreign import Loaded, load_foreign
 from diffrep.formats.loading import locate
+from diffrep.formats.uvit import discrete
+from diffrep.schedules import DiscreteSchedule, Schedule
 
 NOT_COMPARED = "not compared with the official program"
 
 
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "linear": DiscreteSchedule.linear,
+    "cosine": DiscreteSchedule.cosine,
+    "scaled-linear": discrete,
+}
+"""Schedules of 1000 steps by name: DDPM's, that of improved DDPM, and Stable Diffusion's."""
+
+
 def convert(
-    source: str | Path, out: str | Path, architecture: Mapping[str, Any] | None = None, *, overwrite: bool = False
+    source: str | Path,
+    out: str | Path,
+    architecture: Mapping[str, Any] | None = None,
+    *,
+    schedule: Schedule | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a foreign checkpoint as a model folder; what is written computes the same without the original.
 
@@ -31,13 +46,15 @@ def convert(
         source: a file, a folder with one checkpoint in it, a diffrep card's name or a hub id.
         out: the folder to write; new or empty, or an earlier model folder with `overwrite`.
         architecture: facts that the file cannot tell, under the official constructors' names.
+        schedule: replaces the recorded noise schedule; needed where none is recorded, as for a bare network.
         overwrite: replace an earlier model folder.
 
     Returns:
         The folder.
 
     Errors:
-        UsageError: the source is a model folder already, or `out` is taken. InputError, FormatError: as for `load`.
+        UsageError: the source is a model folder already, `out` is taken, or no schedule is known.
+        InputError, FormatError: as for `load`.
 
     Example:
         >>> convert("model_1999.pth", "ddae-cifar10")  # doctest: +SKIP
@@ -48,7 +65,12 @@ def convert(
         raise UsageError(f"{source} is a model folder of diffrep already", "load it as it is")
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
         raise UsageError(f"{target} is there already", "choose another folder, or say overwrite")
-    loaded = load_foreign(path, name=str(source), architecture=architecture)
+    loaded = load_foreign(path, name=str(source), architecture=architecture, schedule=schedule)
+    if denoiser_of(loaded.model).schedule.convention == "unknown":
+        raise UsageError(
+            f"{source} comes without its noise schedule",
+            "name it: schedule=dr.DiscreteSchedule.linear() (--schedule linear), or the one it was trained with",
+        )
     return own.save(loaded.model, target, card=card_of(loaded, target.name))
 
 

@@ -16,7 +16,10 @@ def convert(config: Annotated[ConvertConfig, Parameter(name="*")], options: Show
 
     Nothing that lies in the checkpoint is executed; every tensor is used or the command refuses.
     """
+    from diffrep.formats.converting import SCHEDULES
     from diffrep.formats.converting import convert as write
 
-    out = write(config.source, config.out, architecture_in(config.architecture), overwrite=config.overwrite)
+    schedule = SCHEDULES[config.schedule]() if config.schedule else None
+    facts = architecture_in(config.architecture)
+    out = write(config.source, config.out, facts, schedule=schedule, overwrite=config.overwrite)
     return print_results({"model": str(out), "card": str(out / "README.md")}, options.json)
