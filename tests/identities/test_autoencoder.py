@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from diffrep.autoencoder import ShiftAutoencoder, ShiftObjective
+from diffrep.autoencoder.shifted import moved, observe
 from diffrep.denoiser import Denoiser, InputSpec
 from diffrep.networks import build
 from diffrep.noise import NoiseLevel
+from diffrep.prediction import Prediction
 from diffrep.randomness import Draw, generator, noise_for
 from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, Schedule
 
@@ -88,6 +90,24 @@ def test_every_quantity_is_shifted_by_the_same_g(
     torch.testing.assert_close(shifted.x0, bare.x0 + s**2 / a * g)
     torch.testing.assert_close(shifted.v, bare.v - s / a * (a**2 + s**2) * g)
     torch.testing.assert_close(shifted.score, bare.score + g)
+
+
+@pytest.mark.parametrize("convention", ["vp", "ve", "flow"])
+@pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow"])
+def test_moving_a_prediction_adds_to_its_noise_whatever_its_kind(kind: str, convention: str) -> None:
+    level = NoiseLevel.of(torch.tensor([-3.0, 0.0, 1.0, 4.0], dtype=torch.float64), convention)
+    x, value, delta = (normal((4, 1, 8, 8), name).double() for name in ("x", "value", "delta"))
+    prediction = Prediction(x, level, kind, value)
+    torch.testing.assert_close(moved(prediction, delta).eps, prediction.eps + delta)
+
+
+@torch.no_grad()
+def test_the_shift_lowers_the_noise_by_sigma_times_g(make_model: MakeModel, device: str) -> None:
+    model = make_model()
+    x, z, level = normal((4, 1, 8, 8), "x").to(device), normal((4, 4), "z").to(device), some_levels(LINEAR)
+    prediction, maps = observe(model.denoiser, model.shift, x, level)
+    wanted = prediction.eps - level.like(x)[1] * model.shift(maps, z)
+    torch.testing.assert_close(model.at(z, scale="score")(x, level).eps, wanted, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
