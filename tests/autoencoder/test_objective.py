@@ -52,6 +52,19 @@ def test_before_training_the_loss_is_the_frozen_models(make_model: MakeModel, im
     torch.testing.assert_close(ShiftObjective(model).loss_at(x0, level, noise), expected)
 
 
+@pytest.mark.parametrize("scale", ["posterior", "score"])
+def test_the_loss_is_that_of_the_denoiser_told_the_clean_images_code(
+    make_model: MakeModel, images: Images, scale: str
+) -> None:
+    model, x0 = make_model(), images(4)
+    model.training_scale = scale
+    level, noise = model.schedule.at([10, 200, 500, 900]), images(4).flip(0)
+    alpha, sigma = level.like(x0)
+    told = model.at(model.encode(x0), scale=scale)(alpha * x0 + sigma * noise, level)
+    expected = (noise - told.eps).square().flatten(1).mean(1)
+    torch.testing.assert_close(ShiftObjective(model, "uniform").loss_at(x0, level, noise), expected)
+
+
 def test_each_images_loss_has_its_own_address(make_model: MakeModel, images: Images) -> None:
     objective, data = ShiftObjective(make_model()), batch(images(4))
     whole = objective.loss(data, Draw(3, 7, data.ids))
