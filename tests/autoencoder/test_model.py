@@ -12,7 +12,7 @@ from diffrep.autoencoder import Autoencoder, SemanticEncoder, ShiftAutoencoder, 
 from diffrep.errors import InputError, UsageError
 from diffrep.randomness import noise_for
 from diffrep.sampling import ddpm
-from diffrep.schedules import EDMSchedule, FlowSchedule
+from diffrep.schedules import EDMSchedule, FlowSchedule, Schedule
 from diffrep.taps import read
 
 MakeModel = Callable[..., ShiftAutoencoder]
@@ -213,3 +213,13 @@ def test_what_is_no_image_no_denoiser_or_said_twice_is_named(make_model: MakeMod
 def test_it_is_an_autoencoder_by_the_protocol(make_model: MakeModel) -> None:
     assert isinstance(make_model(), Autoencoder)
     assert not isinstance(make_model().denoiser, Autoencoder)
+
+
+@pytest.mark.parametrize(("schedule", "kind", "sigma"), [(EDMSchedule(), "edm", 80.0), (FlowSchedule(), "flow", 0.999)])
+def test_drawn_noise_starts_at_the_first_levels_sigma(
+    make_model: MakeModel, schedule: Schedule, kind: str, sigma: float
+) -> None:
+    model = make_model(schedule=schedule, parameterization=kind)
+    z, noise = torch.zeros(2, 4), noise_for(0, "ab")
+    drawn, given = (model.decode(z, x_T, steps=2, noise=noise) for x_T in (None, sigma * noise(0, (2, 1, 8, 8))))
+    torch.testing.assert_close(drawn, given, rtol=1e-4, atol=1e-4)
