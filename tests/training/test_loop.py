@@ -10,6 +10,7 @@ from training_toy import ToyBatch, run_toy, toy_config, toy_loader, toy_objectiv
 from diffrep.errors import DiffrepError, UsageError
 from diffrep.randomness import Draw
 from diffrep.training import TrainConfig, load_checkpoint, train
+from diffrep.training.ema import Average
 from diffrep.training.optimizer import learning_rate
 
 
@@ -260,3 +261,11 @@ def test_when_the_iteration_ends_dropout_is_off():
     list(train(objective, toy_loader, toy_config(steps=2)))
     assert modes[0] is True
     assert modes[-1] is False
+
+
+def test_the_average_is_told_the_images_before_the_step(monkeypatch):
+    told = []
+    monkeypatch.setattr(Average, "update", lambda self, seen=0, images=1: told.append((seen, images)))
+    reports = list(train(toy_objective(dropout=0.0), toy_loader, toy_config(steps=3, ema="half-life")))
+    batch = reports[0].images_seen
+    assert told == [(0, batch), (batch, batch), (2 * batch, batch)]  # as in EDM's training_loop.py
