@@ -257,6 +257,9 @@ def test_an_unknown_tap_names_the_nearest():
         {"use_res_for_updown": True},
         {"augment_dim": 9},
         {"image_shape": [1, 8, 8]},
+        {"image_shape": [3, -8, -8]},
+        {"image_shape": 8},
+        {"n_T": 0},
     ],
 )
 def test_facts_of_another_model_are_refused(wrong):

@@ -236,6 +236,10 @@ def test_what_the_file_cannot_tell_is_named(tmp_path, facts, missing):
         ({"num_head_channels": 48}, "heads of width 48"),
         ({"noise_schedule": "sigmoid"}, 'unknown noise schedule "sigmoid"'),
         ({"num_heads_upsample": 2}, "num_heads_upsample"),
+        ({"image_size": 10**12}, "image_size is 1000000000000"),
+        ({"image_size": 0}, "a whole number from 1"),
+        ({"steps": -1}, "steps is -1"),
+        ({"rescale_timesteps": "False"}, "rescale_timesteps is 'False'.*true or false"),
     ],
 )
 def test_facts_of_another_model_are_refused(tmp_path, wrong, words):

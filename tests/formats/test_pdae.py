@@ -303,6 +303,8 @@ def test_prefixes_of_wrapped_networks_are_taken_off(answers, model, copy, prefix
         {"channel_multiplier": [1, 2]},
         {"num_residual_blocks_of_a_block": 2},
         {"attention_resolutions": [1]},
+        {"image_size": -1},
+        {"timesteps": "all"},
     ],
 )
 def test_facts_of_another_model_are_refused(answers, wrong):

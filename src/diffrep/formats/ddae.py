@@ -19,7 +19,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
-from diffrep.formats.told import check_told
+from diffrep.formats.told import MOST, check_told, whole
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule, EDMSchedule
 
@@ -52,14 +52,15 @@ def load(content: Content) -> Denoiser:
     require(content, family, ["model_type", *([] if written else ["attn_channels_per_head"]), "image_shape", *more])
     if kind not in ("DDPM", "EDM"):
         raise FormatError(f'{content.path} has model_type "{content.fact("model_type")}"', "expected DDPM or EDM")
-    channels, height, width = (int(n) for n in content.fact("image_shape"))
-    if height != width:
-        raise FormatError(f"images of {height}x{width}", "expected square ones")
+    shape = content.fact("image_shape")
+    if not (isinstance(shape, list | tuple) and len(shape) == 3 and shape[1] == shape[2] and _is_size(shape[1])):
+        raise FormatError(f"image_shape is {shape!r:.80}", "expected [channels, size, size]: images are square")
+    channels, size = shape[:2]
     network = _network(content, state)
     if channels != network.config["image_channels"]:
         raise FormatError(f"image_shape says {channels} channels, {content.path} {network.config['image_channels']}")
     settings = _edm(content) if kind == "EDM" else _ddpm(content)
-    return Denoiser(network, input=InputSpec(channels, height), source=str(content.path), **settings).eval()
+    return Denoiser(network, input=InputSpec(channels, size), source=str(content.path), **settings).eval()
 
 
 FAMILY = Family("DDAE", recognizes, load, "none stated", compared=True)
@@ -145,7 +146,7 @@ def _network(content: Content, state: Mapping[str, Tensor]) -> UNet:
 
 
 def _ddpm(content: Content) -> dict[str, Any]:
-    steps = int(content.fact("n_T"))
+    steps = whole(content, "n_T")
     start, end = (float(beta) for beta in content.fact("betas"))
     training, sampling = (table.double() for table in tables(start, end, steps))
     walked = DiscreteSchedule(sampling[1:], clean=float(sampling[0]))
@@ -165,6 +166,10 @@ def _edm(content: Content) -> dict[str, Any]:
         "conditioning": Conditioning("log-sigma", scale=0.25),
         "sampling": SamplingSpec(clip=True, rule="karras"),
     }
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and 1 <= value <= MOST
 
 
 def _kind(state: Mapping[str, Tensor], k: int) -> str:

@@ -21,7 +21,7 @@ from diffrep.formats.content import Content, read_file, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, filled, head_facts, heads_of, named_schedule, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
-from diffrep.formats.told import Levels, check_told
+from diffrep.formats.told import Levels, check_told, truth, whole
 from diffrep.networks import Network
 
 PREFIX, ENCODER, LATENT = "ema_model.", "encoder.", "latent_net."
@@ -71,7 +71,7 @@ def shape_of(content: Content, state: Mapping[str, Tensor], time: str = "time_em
         "model_conf.model_channels": shape["channels"],
         "model_conf.num_res_blocks": shape["blocks"],
         "model_conf.channel_mult": list(shape["multipliers"]),
-        "model_conf.attention_resolutions": Levels(shape["attention"], int(content.fact("image_size"))),
+        "model_conf.attention_resolutions": Levels(shape["attention"], whole(content, "image_size")),
     }
     check_told(content, told)
     return shape | heads_of(content)
@@ -148,13 +148,13 @@ def load_prior(content: Content, state: Mapping[str, Tensor], model: Conditional
         bias=float(content.fact("condition_bias")),
         dropout=float(content.fact("latent_net_conf.dropout", 0.0)),
     )
-    schedule = named_schedule(str(content.fact("latent_beta_scheduler")), int(content.fact("T")))
+    schedule = named_schedule(str(content.fact("latent_beta_scheduler")), whole(content, "T"))
     sampling = SamplingSpec(clip=bool(content.fact("latent_clip_sample")), rule="guided-diffusion")
     return LatentPrior(network, schedule, model.code_stats, sampling)
 
 
 def _input(content: Content, shape: Mapping[str, Any]) -> InputSpec:
-    return InputSpec(shape["image_channels"], int(content.fact("image_size")))
+    return InputSpec(shape["image_channels"], whole(content, "image_size"))
 
 
 def _sampling() -> SamplingSpec:
@@ -162,8 +162,8 @@ def _sampling() -> SamplingSpec:
 
 
 def _time(content: Content) -> dict[str, Any]:
-    steps = int(content.fact("T"))
+    steps = whole(content, "T")
     return {
         "schedule": named_schedule(str(content.fact("beta_scheduler")), steps),
-        "conditioning": Conditioning(scale=1000 / steps if content.fact("beatgans_rescale_timesteps") else 1.0),
+        "conditioning": Conditioning(scale=1000 / steps if truth(content, "beatgans_rescale_timesteps") else 1.0),
     }

@@ -21,7 +21,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network
-from diffrep.formats.told import Levels, check_told
+from diffrep.formats.told import Levels, check_told, truth, whole
 from diffrep.networks import Network, UNet
 from diffrep.schedules import DiscreteSchedule
 
@@ -46,14 +46,14 @@ def load(content: Content) -> Denoiser:
     require(content, family, [*head_facts(content), "image_size", steps, "noise_schedule", "rescale_timesteps"])
     check_facts(content, shape)
     network = filled(content, {**shape, **heads_of(content), "dropout": float(content.fact("dropout", 0.0))}, state)
-    count = int(content.fact(steps))
+    count = whole(content, steps)
     classes = shape["classes"]
     denoiser = Denoiser(
         network,
         schedule=named_schedule(str(content.fact("noise_schedule")), count),
-        input=InputSpec(shape["image_channels"], int(content.fact("image_size"))),
-        parameterization="x0" if content.fact("predict_xstart", False) else "eps",
-        conditioning=Conditioning(scale=1000 / count if content.fact("rescale_timesteps") else 1.0),
+        input=InputSpec(shape["image_channels"], whole(content, "image_size")),
+        parameterization="x0" if truth(content, "predict_xstart") else "eps",
+        conditioning=Conditioning(scale=1000 / count if truth(content, "rescale_timesteps") else 1.0),
         sampling=SamplingSpec(clip=True, rule="guided-diffusion", variance=_variance(content, shape)),
         labels=LabelSpec(classes) if classes else None,
         source=str(content.path),
@@ -129,7 +129,7 @@ def heads_of(content: Content, width: str = "num_head_channels") -> dict[str, An
     upward = content.fact("num_heads_upsample", -1)
     if head_width is None and upward not in (None, -1, heads):
         raise FormatError(f"num_heads_upsample is {upward}, num_heads {heads}", "expected equal numbers of heads")
-    new = bool(content.fact("use_new_attention_order", False))
+    new = truth(content, "use_new_attention_order")
     return {"heads": heads, "head_width": head_width, "order": "qkv" if new else "heads"}
 
 
@@ -149,7 +149,7 @@ def check_facts(content: Content, shape: Mapping[str, Any]) -> None:
         "num_channels": shape["channels"],
         "num_res_blocks": shape["blocks"],
         "channel_mult": list(shape["multipliers"]),
-        "attention_resolutions": Levels(shape["attention"], int(content.fact("image_size")) if sizes else None),
+        "attention_resolutions": Levels(shape["attention"], whole(content, "image_size") if sizes else None),
         "use_scale_shift_norm": shape["scale_shift"],
         "learn_sigma": shape["learns_variance"],
         "class_cond": classes is not None,
@@ -238,4 +238,4 @@ def _variance(content: Content, shape: Mapping[str, Any]) -> str | None:
     """Ancestral steps without a learned variance have beta, unless the program was told `sigma_small`."""
     if shape["learns_variance"]:
         return None
-    return "posterior" if content.fact("sigma_small", False) else "upper"
+    return "posterior" if truth(content, "sigma_small") else "upper"

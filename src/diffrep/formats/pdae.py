@@ -23,7 +23,7 @@ from diffrep.formats.facts import read_config
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import filled, head_facts, heads_of, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
-from diffrep.formats.told import Levels, check_told
+from diffrep.formats.told import Levels, check_told, whole
 from diffrep.schedules import DiscreteSchedule
 
 ENCODER_HEADS = 4
@@ -88,8 +88,8 @@ def load_denoiser(content: Content, state: Mapping[str, Tensor]) -> Denoiser:
     classes = shape["classes"]
     denoiser = Denoiser(
         network,
-        schedule=kinds[kind](int(content.fact("timesteps"))),
-        input=InputSpec(shape["image_channels"], int(content.fact("image_size"))),
+        schedule=kinds[kind](whole(content, "timesteps")),
+        input=InputSpec(shape["image_channels"], whole(content, "image_size")),
         sampling=SamplingSpec(clip=True, rule="pdae"),
         labels=LabelSpec(classes) if classes else None,
         source=str(named_file(content, "trained_ddpm_checkpoint") or content.path),

@@ -19,7 +19,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require, tensors_in
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
-from diffrep.formats.told import Levels, check_told
+from diffrep.formats.told import Levels, check_told, whole
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule
 
@@ -48,7 +48,7 @@ def load(content: Content) -> Denoiser:
         "ch": shape["channels"],
         "ch_mult": shape["multipliers"],
         "num_res_blocks": shape["blocks"],
-        "attn_resolutions": Levels(shape["attention"], int(content.fact("resolution"))),
+        "attn_resolutions": Levels(shape["attention"], whole(content, "resolution")),
         "in_channels": shape["image_channels"],
     }
     check_told(content, told)
@@ -59,7 +59,7 @@ def load(content: Content) -> Denoiser:
     denoiser = Denoiser(
         network,
         schedule=DiscreteSchedule.linear(int(steps), float(start), float(end)),
-        input=InputSpec(config["image_channels"], int(content.fact("resolution"))),
+        input=InputSpec(config["image_channels"], whole(content, "resolution")),
         sampling=SamplingSpec(rule="guided-diffusion", variance=VARIANCES.get(content.fact("model_var_type", ""))),
         source=str(content.path),
     )

@@ -8,6 +8,9 @@ from typing import Any
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content
 
+MOST = 65536
+"""The largest size or number of steps that is believed."""
+
 
 def check_told(content: Content, told: Mapping[str, Any]) -> None:
     """Refuse a config of another model.
@@ -28,6 +31,30 @@ def check_told(content: Content, told: Mapping[str, Any]) -> None:
         raise FormatError(
             f"{content.origin} does not belong to {content.path} ({'; '.join(wrong)})", "is it another model's?"
         )
+
+
+def whole(content: Content, name: str) -> int:
+    """A fact that is a whole number from 1 to 65536: a size in pixels, a number of steps.
+
+    Errors:
+        FormatError: it is anything else.
+    """
+    value = content.fact(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise FormatError(f"{name} is {value!r:.80}", f"expected a whole number from 1 to {MOST}")
+    return value
+
+
+def truth(content: Content, name: str, default: bool = False) -> bool:
+    """A fact that is true or false.
+
+    Errors:
+        FormatError: it is anything else; "False" in quotes would be true.
+    """
+    value = content.fact(name, default)
+    if value not in (True, False):
+        raise FormatError(f"{name} is {value!r:.80}", "expected true or false")
+    return bool(value)
 
 
 class Levels:
