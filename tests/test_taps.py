@@ -70,6 +70,7 @@ def test_names_globs_and_aliases(denoiser, x):
     maps = read(denoiser, x, denoiser.schedule.at(1), ["official_middle", "time"])
     assert list(maps) == ["time", "official_middle"]
     assert maps["time"].shape == (2, 16)
+    assert resolve(denoiser, "official_*") == ["official_middle"]
     with pytest.raises(UsageError, match=r'did you mean "enc\.1"'):
         resolve(denoiser, "enc.9")
     with pytest.raises(UsageError, match="unknown tap"):

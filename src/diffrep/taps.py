@@ -36,7 +36,8 @@ def base_of(denoiser: nn.Module) -> Denoiser:
 def resolve(denoiser: nn.Module, names: str | Iterable[str]) -> list[str]:
     """Turn names, globs and official aliases into tap names, in the network's order and without repeats.
 
-    An alias stays as it was given, so that the caller finds it under that name.
+    An alias stays as it was given, so that the caller finds it under that name. A glob that fits none of our names is
+    one of official names (`out_*`); a tap that has several of these comes under the first.
 
     Errors:
         UsageError: a name or glob that matches nothing, with the nearest known one.
@@ -52,11 +53,16 @@ def resolve(denoiser: nn.Module, names: str | Iterable[str]) -> list[str]:
             found[name] = None
             continue
         matches = [tap.name for tap in base.taps if fnmatchcase(tap.name, name)]
+        matches = matches or [official for tap in base.taps for official in _official(tap.aliases, name)[:1]]
         if not matches:
             raise UsageError(f'unknown tap "{name}"', nearest(name, [*(t.name for t in base.taps), *aliases, "time"]))
         found.update(dict.fromkeys(matches))
     order = {name: k for k, name in enumerate(base.places)}
     return sorted(found, key=lambda name: order[str(aliases.get(name, name))])
+
+
+def _official(aliases: Iterable[str], glob: str) -> list[str]:
+    return [alias for alias in aliases if fnmatchcase(alias, glob)]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from diffrep.cli import main
 from diffrep.errors import FormatError, InputError
 from diffrep.formats import card, downloads
 from diffrep.formats.cards import FIELDS, UNKNOWN, Card, cards, facts_by_hash, find_card
+from tests.formats.parity import case
 
 DOCUMENTS = sorted(Path(str(files("diffrep.formats.cards"))).glob("*.yaml"))
 WANTED = [
@@ -201,3 +203,15 @@ def test_offline_names_the_missing_file(
     assert any(word in said for word in (".pkl", "model_index.json", ".pth"))
     with pytest.raises(InputError):
         dr.load(name)
+
+
+def test_a_downloaded_checkpoint_has_the_facts_of_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its hash being known: it was asked for by the card's name."""
+    answers = case("guided-diffusion-adm")
+    file = shutil.copy(answers.folder / "ema_0.9999_500000.pt", tmp_path / "64x64_diffusion.pt")
+    card = made_card("tiny_diffusion", json.loads((answers.folder / "args.json").read_text()))
+    monkeypatch.setitem(cards(), "tiny_diffusion", card)
+    monkeypatch.setattr("diffrep.formats.downloads.downloaded", lambda asked: Path(file))
+    assert dr.load("tiny_diffusion").identity == dr.load(answers.folder).identity
+    with pytest.raises(FormatError, match="num_heads"):
+        dr.load(file)

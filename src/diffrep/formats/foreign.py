@@ -12,6 +12,7 @@ from torch import nn
 
 from diffrep.denoiser import Denoiser
 from diffrep.errors import DiffrepError, FormatError, UsageError
+from diffrep.formats.cards import Card, find_card
 from diffrep.formats.content import Content, Family, LazyWeights, find, read
 from diffrep.formats.families import families
 from diffrep.formats.limits import at_most
@@ -56,6 +57,8 @@ def load_foreign(
     Errors:
         InputError: more than one checkpoint. FormatError: unknown, broken, hostile, or facts are missing.
     """
+    if card := card_named(name):
+        architecture = {**card.architecture, **(architecture or {})}
     content = read(find(path), architecture, name)
     family = recognized(content)
     with at_most(entries(content), content.name):
@@ -65,6 +68,11 @@ def load_foreign(
         replace_schedule(model, schedule, content)
     LOG.warning("%s: %s, license of the weights: %s", content.name, family.name, family.license)
     return Loaded(model.eval(), family, content)
+
+
+def card_named(name: str | None) -> Card | None:
+    """The card that was asked for by its name; a file of that name comes first."""
+    return find_card(name) if name and not Path(name).exists() else None
 
 
 def recognized(content: Content) -> Family:
