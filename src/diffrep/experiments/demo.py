@@ -240,12 +240,11 @@ def _experiments(
             )
         lines += loss
         probes = probing.result()
-    with clock("reconstruction"):
-        rebuilt = _reconstruct(settings, autoencoder, parts["test"].ids, images, progress)
-    with clock("pictures"):
-        drawn = demo_pictures.pictures(settings, autoencoder, parts, images, progress)
-    with clock("gap"):
-        gap = _gap(settings, autoencoder, parts["test"], images["test"], progress)
+        twin = copy.deepcopy(autoencoder)
+        rest = beside.submit(_pictures_and_gap, settings, twin, parts, images, clock, progress)
+        with clock("reconstruction"):
+            rebuilt = _reconstruct(settings, autoencoder, parts["test"].ids, images, progress)
+        drawn, gap = rest.result()
     outcome = demo_report.compose(settings, denoiser, parts, probes, rebuilt, drawn, gap)
     outcome.models = {"denoiser": denoiser, "autoencoder": autoencoder}
     outcome.results["precision"] = fast_precision(denoiser.device)
@@ -293,6 +292,21 @@ def _reconstruct(
         seed=settings.seed,
         progress=progress,
     )
+
+
+def _pictures_and_gap(
+    settings: DemoSettings,
+    autoencoder: ShiftAutoencoder,
+    parts: dict[str, Dataset],
+    images: dict[str, Tensor],
+    clock: Clock,
+    progress: Progress | None,
+) -> tuple[dict[str, Outcome], Outcome]:
+    """The rest of part (c) and part (d), in a thread of its own, on a copy of the autoencoder."""
+    with clock("pictures"):
+        drawn = demo_pictures.pictures(settings, autoencoder, parts, images, progress)
+    with clock("gap"):
+        return drawn, _gap(settings, autoencoder, parts["test"], images["test"], progress)
 
 
 def _gap(
