@@ -94,7 +94,7 @@ def test_vp_v_and_x0_differ_by_snr_plus_one():
 @pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow"])
 def test_min_snr_is_the_same_loss_in_every_parameterization(kind, image, batch):
     draw = Draw(1, 4, batch.ids)
-    loss = objective_for(kind, "vp", image + 0.1, weighting="min-snr").loss(batch, draw)
+    loss = objective_for(kind, "vp", image + 0.1, weighting="min_snr").loss(batch, draw)
     snr = SCHEDULES["vp"].sample(64, draw).snr
     torch.testing.assert_close(loss.double(), 0.01 * snr.clamp(max=5), rtol=2e-3, atol=1e-7)
 
@@ -137,7 +137,7 @@ def test_labels_reach_the_network_and_are_dropped_by_image():
 
 
 def test_wrong_settings_are_named(image):
-    with pytest.raises(UsageError, match="min-snr"):
+    with pytest.raises(UsageError, match="min_snr"):
         objective_for("eps", "vp", image, weighting="minsnr")
     with pytest.raises(UsageError, match="label_dropout"):
         objective_for("eps", "vp", image, label_dropout=0.1)

@@ -137,7 +137,7 @@ class TrainConfig(Training, OfImages):
     dropout: float = option(0.05, "dropout in the blocks", ge=0, lt=1)
     schedule: Literal["linear", "cosine"] = option("linear", "noise schedule of 1000 steps")
     parameterization: Literal["eps", "x0", "v"] = option("eps", "what the network predicts")
-    weighting: Literal["uniform", "min-snr"] = option("uniform", "weight of the loss")
+    weighting: Literal["uniform", "min_snr"] = option("uniform", "weight of the loss")
 
 
 class AutoencodeConfig(Foreign, Training, OfImages, OfModel):

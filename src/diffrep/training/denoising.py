@@ -54,9 +54,9 @@ def _min_snr(level: NoiseLevel, factor: Tensor) -> Tensor:
 
 Weighting = Callable[[NoiseLevel, Tensor], Tensor]
 
-WEIGHTINGS: dict[str, Weighting] = {"uniform": _uniform, "min-snr": _min_snr}
+WEIGHTINGS: dict[str, Weighting] = {"uniform": _uniform, "min_snr": _min_snr}
 """Weight of each image's loss, (B,), from its level and its `x0_factor`. "uniform" is each paper's own: 1 on
-the network's output; "min-snr" is min(SNR, 5) on x_0 (Hang et al. 2023)."""
+the network's output; "min_snr" is min(SNR, 5) on x_0 (Hang et al. 2023)."""
 
 
 class DenoisingObjective:
@@ -64,7 +64,7 @@ class DenoisingObjective:
 
     Args:
         denoiser: what is trained; parameters with requires_grad=False stay as they are.
-        weighting: "uniform", "min-snr", or a function (level, x0_factor) -> (B,).
+        weighting: "uniform", "min_snr", or a function (level, x0_factor) -> (B,).
         label_dropout: probability that a label is replaced by the model's null class, for guidance.
 
     Errors:
