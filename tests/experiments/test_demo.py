@@ -127,7 +127,7 @@ def test_progress_names_every_stage(finished):
     stages = finished[4]
     names = list(dict.fromkeys(stage for stage, _, _ in stages))
     assert set(names[:3]) == {"features", "probes", "autoencoder"}, "these run side by side"
-    assert names[3:] == ["reconstruction", "pictures", "gap"]
+    assert set(names[3:]) == {"reconstruction", "pictures", "gap"}, "and these"
     assert all(1 <= done <= total for _, done, total in stages)
 
 
