@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +10,9 @@ from torch import Tensor
 import diffrep as dr
 from diffrep.data.batches import Batch
 from diffrep.denoiser import Denoiser
+from diffrep.errors import UsageError
 from diffrep.randomness import Draw, generator
+from tests.cli.conftest import call as call  # the command line in this process
 from tests.formats.parity import case
 
 CASES = {
@@ -55,7 +58,7 @@ def test_features_and_probes(converted, tmp_path: Path) -> None:
     assert best.score >= 0.9
 
 
-def test_an_autoencoder_learns(converted) -> None:
+def test_an_autoencoder_learns(converted, tmp_path: Path) -> None:
     denoiser = converted[0]
     free = denoiser.labels is not None and denoiser.labels.null is None and not denoiser.labels.optional
     model = dr.ShiftAutoencoder.fresh(dr.conditioned(denoiser, "none") if free else denoiser, 8)
@@ -72,3 +75,32 @@ def test_an_autoencoder_learns(converted) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    again = dr.load(dr.save(model, tmp_path / "autoencoder"))
+    z, x_T = model.encode(x0), x0.flip(0)
+    assert torch.equal(again.decode(z, x_T, steps=3), model.decode(z, x_T, steps=3))
+
+
+def test_a_base_with_labels_of_images_is_not_saved(tmp_path: Path) -> None:
+    base = dr.load(case("guided-diffusion-adm").folder)
+    model = dr.ShiftAutoencoder.fresh(dr.conditioned(base, torch.tensor([1, 2])), 8)
+    with pytest.raises(UsageError, match="cannot be saved"):
+        dr.save(model, tmp_path / "autoencoder")
+
+
+def test_classes_and_latents_on_the_command_line(tmp_path: Path, call) -> None:
+    adm, dit = case("guided-diffusion-adm").folder, case("dit").folder
+    few = ("--steps", "2", "--batch-size", "8", "--validate-every", "0", "--validation-images", "8", "--code-dim", "4")
+    answer = call("autoencode", adm, "digits", *few, "-o", tmp_path / "a")
+    assert answer.code == 2
+    assert 'y="none"' in answer.err
+    assert call("autoencode", adm, "digits", *few, "-o", tmp_path / "b", "--label", "none").code == 0
+    assert call("reconstruct", tmp_path / "b", "digits", "--num", "2", "--steps", "2", "-o", tmp_path / "c").code == 0
+    grid = ("extract", adm, "digits", "--split", "val", "--taps", "output_blocks.*", "--levels", "t=10")
+    assert call(*grid, "--label", "none", "-o", tmp_path / "d").code == 0
+    assert call("sample", adm, "--num", "1", "--steps", "2", "--label", "none", "-o", tmp_path / "e").code == 0
+    assert call("sample", dit, "--num", "1", "--steps", "2", "-o", tmp_path / "f").code == 0
+    with np.load(tmp_path / "f" / "samples.npz") as drawn:
+        assert drawn["latents"].shape == (1, 4, 8, 8)
+    answer = call("extract", dit, "digits", "--taps", "layer-1", "-o", tmp_path / "g")
+    assert answer.code == 2
+    assert "takes latents" in answer.err

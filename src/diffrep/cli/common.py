@@ -109,6 +109,24 @@ class Session:
         base: Denoiser = getattr(model, "denoiser", model)
         return base
 
+    def labelled(self, denoiser: Denoiser) -> Any:  # noqa: ANN401 (a denoiser, or a wrapper around it)
+        """The denoiser with the label of --label, if there is one.
+
+        Errors:
+            UsageError: the model has no such class.
+        """
+        from diffrep.guidance import conditioned
+
+        label = self.config.label
+        if label is None:
+            return denoiser
+        classes = denoiser.labels.num_classes if denoiser.labels else 0
+        if not classes:
+            raise UsageError(f"--label {label}, but the model has no classes", "leave --label out")
+        if label != "none" and label >= classes:
+            raise UsageError(f"--label {label} is no class of the model", f"expected 0 to {classes - 1}")
+        return conditioned(denoiser, label)
+
     def autoencoder(self, source: str) -> Any:  # noqa: ANN401 (the Autoencoder protocol, either class)
         """Load an autoencoder onto the device.
 
@@ -131,9 +149,18 @@ class Session:
         )
 
     def images(self, input: Any) -> Splits:  # noqa: ANN401 (an InputSpec; imported late)
-        """Open the command's images in a model's size and channels, and say so."""
+        """Open the command's images in a model's size and channels, and say so.
+
+        Errors:
+            UsageError: the model takes latents.
+        """
         from diffrep import data
 
+        if input.latent:
+            raise UsageError(
+                "this model takes latents, not images",
+                "encode images with its VAE, and use it in Python (docs/formats.md)",
+            )
         config, low_high = self.config, " to ".join(f"{v:g}" for v in input.range)
         self.reporter.say(
             f"images are brought to what the model takes: {input.size}x{input.size} pixels (resized, centre crop), "

@@ -62,6 +62,14 @@ class Foreign(Config):
     architecture: Path | None = option(None, "JSON file of what another program's checkpoint cannot tell")
 
 
+class Labelled(Config):
+    """Settings of commands that call a denoiser themselves."""
+
+    label: Annotated[int, Field(ge=0)] | Literal["none"] | None = option(
+        None, 'class, for models that have classes; "none" leaves the class embedding out'
+    )
+
+
 class OnData(Foreign, Work, OfImages, OfModel):
     """Settings of commands that read images with a model."""
 
@@ -140,7 +148,7 @@ class TrainConfig(Training, OfImages):
     weighting: Literal["uniform", "min_snr"] = option("uniform", "weight of the loss")
 
 
-class AutoencodeConfig(Foreign, Training, OfImages, OfModel):
+class AutoencodeConfig(Labelled, Foreign, Training, OfImages, OfModel):
     """Settings of `diffrep autoencode`."""
 
     code_dim: int = option(32, "numbers per code", ge=1)
@@ -152,7 +160,7 @@ class AutoencodeConfig(Foreign, Training, OfImages, OfModel):
     weighting: Literal["pdae", "uniform", "p2", "min_snr"] = option("pdae", "weight of the loss")
 
 
-class ExtractConfig(OnData):
+class ExtractConfig(Labelled, OnData):
     """Settings of `diffrep extract`."""
 
     taps: Words = option(("dec.*",), "tap, glob or official name; repeat it, or separate by commas")
@@ -218,14 +226,13 @@ class InterpolateConfig(OnData):
     steps: int = option(50, "steps of inversion and of decoding", ge=1)
 
 
-class SampleConfig(Foreign, Work, OfModel):
+class SampleConfig(Labelled, Foreign, Work, OfModel):
     """Settings of `diffrep sample`."""
 
     num: int = option(16, "images", ge=1)
     steps: int = option(50, "sampling steps", ge=1)
     sampler: Literal["ddim", "ddpm", "heun", "dpmpp_2m"] = option("ddim", "sampler")
     rule: str | None = option(None, "rule of the path, such as pdae or karras; default: the model's own")
-    label: int | None = option(None, "class, for models that have classes", ge=0)
     batch_size: int = option(64, "images per pass; changes speed, not results", ge=1)
 
 

@@ -23,6 +23,7 @@ from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, Sampl
 from diffrep.errors import FormatError, UsageError
 from diffrep.files import atomic_folder, sha256_of, write_synced
 from diffrep.formats import parts
+from diffrep.guidance import Conditioned, conditioned
 from diffrep.runs import without_home
 from diffrep.schedules import Schedule, schedule_from_config
 
@@ -91,8 +92,23 @@ def autoencoder_config(model: parts.SavedAutoencoder) -> dict[str, Any]:
     found = {"format": AUTOENCODER, "version": VERSION, **model.config(), **parts.config_of(model)}
     if isinstance(model, ShiftAutoencoder):
         source = BASE if model.carries_base else without_home(model.denoiser.source or "") or None
-        found["base"] = {"source": source, "identity": model.denoiser.identity}
+        found["base"] = {"source": source, "identity": model.denoiser.identity, **label_config(model.denoiser)}
     return found
+
+
+def label_config(base: nn.Module) -> dict[str, Any]:
+    """The one label that a base was always called with, as `conditioned` fixes it; {} for a plain denoiser.
+
+    Errors:
+        UsageError: another wrapper, or labels that belong to certain images.
+    """
+    if isinstance(base, Denoiser):
+        return {}
+    if isinstance(base, Conditioned) and isinstance(base.denoiser, Denoiser) and isinstance(base.y, int | str):
+        return {"label": base.y}
+    raise UsageError(
+        f"an autoencoder on a {type(base).__name__} cannot be saved", 'expected a denoiser, or conditioned(it, "none")'
+    )
 
 
 def is_model_folder(path: Path) -> bool:
@@ -193,7 +209,10 @@ def read_autoencoder(folder: Path, base: Denoiser | None, source: str | None = N
         if config["kind"] == "conditional":
             model: parts.SavedAutoencoder = ConditionalAutoencoder.from_config(config, source or str(folder))
         else:
-            model = ShiftAutoencoder.from_config(config, _checked(base, config, folder))
+            frozen: Any = _checked(base, config, folder)
+            label = config["base"].get("label")
+            frozen = frozen if label is None else conditioned(frozen, label)
+            model = ShiftAutoencoder.from_config(config, frozen)
             model.carries_base = config["base"]["source"] == BASE
         beside = parts.add(model, config)
     theirs = {name: t for name, t in weights.items() if name.split(".")[0] in parts.NAMES}

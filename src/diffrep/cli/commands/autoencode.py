@@ -39,7 +39,7 @@ def work(session: Session) -> dict[str, Any]:
     from diffrep.autoencoder import ShiftAutoencoder, ShiftObjective
 
     config: AutoencodeConfig = session.config
-    base = session.denoiser(config.model)
+    base = session.labelled(session.denoiser(config.model))
     splits = session.images(base.input)
     model = ShiftAutoencoder.fresh(base, config.code_dim, seed=config.seed, training_scale=config.training_scale)
     model = model.to(session.device)

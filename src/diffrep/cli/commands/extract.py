@@ -53,7 +53,12 @@ def work(session: Session) -> dict[str, Any]:
     denoiser = session.denoiser(config.model)
     rows = None if config.levels is None else levels.parse(config.levels, denoiser.schedule)
     features = TapFeatures(
-        denoiser, words(config.taps), rows, pool=config.pool, noise_seed=config.seed, precision=config.precision
+        session.labelled(denoiser),
+        words(config.taps),
+        rows,
+        pool=config.pool,
+        noise_seed=config.seed,
+        precision=config.precision,
     )
     splits = session.images(denoiser.input)
     chosen = with_images(splits, config.split)

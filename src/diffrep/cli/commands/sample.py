@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def sample(config: Annotated[SampleConfig, Parameter(name="*")], options: Options = Options()) -> int:  # noqa: B008
     """Draw images from a denoiser: OUT/samples.png (a sheet) and OUT/samples.npz (uint8 images, ids).
 
-    Image i belongs to (--seed, i): more images or another batch size leave the first ones as they are.
+    A model of latents gives float32 latents in place of images, and no sheet. Image i belongs to (--seed, i): more
+    images or another batch size leave the first ones as they are.
     """
     return execute(config, options, plan=plan, work=work)
 
@@ -42,7 +43,6 @@ def work(session: Session) -> dict[str, Any]:
     from diffrep.cli.pictures import write_sheet
     from diffrep.data import to_uint8
     from diffrep.files import atomic_path
-    from diffrep.guidance import conditioned
 
     config: SampleConfig = session.config
     model = session.model(config.model)
@@ -51,8 +51,7 @@ def work(session: Session) -> dict[str, Any]:
         hint = f"sample its base: diffrep sample {base.source}" if base else "make images from codes: diffrep decode"
         raise UsageError(f'"{config.model}" is an autoencoder without a prior of codes', hint)
     model = model.for_sampling() if config.sampler == "ddim" else model
-    _check_label(config.label, model)
-    denoise = model if config.label is None else conditioned(model, config.label)
+    denoise = session.labelled(model)
     model.schedule.path(config.steps, rule=config.rule)  # a rule or a number of steps that cannot be is refused first
     session.start()
     ids, images = [str(i) for i in range(config.num)], []
@@ -69,22 +68,17 @@ def work(session: Session) -> dict[str, Any]:
                 progress=session.reporter.steps(f"images {start + 1} to {start + len(part)}"),
             ).cpu()
         )
-    drawn = torch.cat(images)
-    write_sheet(session.folder / "samples.png", drawn)
+    drawn, wrote = torch.cat(images), ["samples.npz"]
+    arrays: dict[str, Any] = {"ids": np.array(ids)}
+    if model.input.latent:
+        arrays["latents"] = drawn.numpy()
+    else:
+        write_sheet(session.folder / "samples.png", drawn)
+        arrays["images"], wrote = to_uint8(drawn), ["samples.png", *wrote]
     with atomic_path(session.folder / "samples.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=to_uint8(drawn), ids=np.array(ids))
-    session.wrote("samples.png", "samples.npz")
+        np.savez_compressed(file, **arrays)
+    session.wrote(*wrote)
     return {"images": config.num, "steps": config.steps, "sampler": config.sampler, "model": model.identity}
-
-
-def _check_label(label: int | None, model: Denoiser) -> None:
-    if label is None:
-        return
-    classes = model.labels.num_classes if model.labels else 0
-    if not classes:
-        raise UsageError(f"--label {label}, but the model has no classes", "leave --label out")
-    if label >= classes:
-        raise UsageError(f"--label {label} is no class of the model", f"expected 0 to {classes - 1}")
 
 
 def draw(
