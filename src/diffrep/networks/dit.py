@@ -27,6 +27,8 @@ from diffrep.networks.unet import Network, Place, layout
 
 WAVES = 256
 """Width of the sinusoid of time, in every program of this family."""
+OFFICIAL = ("layer-", "blocks.", "transformer_blocks.")
+"""What DDAE, the official programs and diffusers call a block, before its number from 0."""
 
 
 class DiT(Network):
@@ -87,7 +89,7 @@ class DiT(Network):
         """The taps for images of `size` (height, width), in the order in which they are computed."""
         grid, width = self.patch.grid(size), self.positions.shape[2]
         blocks = (
-            Place(f"block.{k}", f"maps.{k}", width, grid, True, (f"layer-{k - 1}", f"blocks.{k - 1}"))
+            Place(f"block.{k}", f"maps.{k}", width, grid, True, tuple(f"{name}{k - 1}" for name in OFFICIAL))
             for k in range(1, len(self.blocks) + 1)
         )
         return (Place("time", "time", self.time_width, None), *blocks)
