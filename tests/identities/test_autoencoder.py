@@ -185,7 +185,9 @@ def plain(count: int, purpose: str) -> Tensor:
 @pytest.mark.slow
 def test_training_makes_the_code_matter(device: str) -> None:
     """With a base that always predicts eps = 0, all that is known of an image is what the code says."""
-    base = Denoiser(build({"layout": "tiny", "channels": 16}), schedule=LINEAR, input=InputSpec(1, 8))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        base = Denoiser(build({"layout": "tiny", "channels": 16}), schedule=LINEAR, input=InputSpec(1, 8))
     model = ShiftAutoencoder.fresh(base, 2).to(device)
     objective = ShiftObjective(model)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)

@@ -78,6 +78,8 @@ def outline(content: Content) -> dict[str, Any] | None:
     channels = int(content.fact("in_channels"))
     learned = common.learned_variance(content, channels, int(content.fact("out_channels")))
     down, up = content.fact("down_block_types"), content.fact("up_block_types")
+    if strange := [name for name in (*down, *up) if not re.fullmatch(r"[A-Za-z]+Block2D", str(name))]:
+        raise FormatError(f'{content.name} names the block "{strange[0]}"', "expected names such as AttnDownBlock2D")
     if not _is_plain(content) or not set(down) <= DOWN.keys() or not set(up) <= UP.keys():
         return None
     scale_shift = common.choice(content, "resnet_time_scale_shift", "default") == "scale_shift"
