@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffrep.noise import NoiseLevel
+
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
 OUTPUT, SAMPLER = 1e-5, 1e-4
 """Tolerances as shares of a tensor's largest value."""
@@ -31,6 +33,14 @@ class Case:
         assert ours.shape == theirs.shape, name
         within = max(share * facts["max_abs"], 4 * facts["other_kernels_max_abs_diff"])
         assert float((ours.detach().double() - theirs.double()).abs().max()) <= within, name
+
+    def close_x0(self, name: str, ours: Tensor, output: str, level: NoiseLevel) -> None:
+        """Hold x_0 to the official one: rounding of the network's eps comes sigma / alpha times enlarged in it."""
+        theirs, facts = self.tensors[name], self.about[output]
+        rounding = max(OUTPUT * facts["max_abs"], 4 * facts["other_kernels_max_abs_diff"])
+        within = (rounding * level.sigma / level.alpha).clamp(min=OUTPUT * self.about[name]["max_abs"])
+        assert ours.shape == theirs.shape, name
+        assert ((ours.double() - theirs.double()).abs().flatten(1).amax(1) <= within).all(), name
 
     def noise(self, name: str = "step_noise"):
         """The recorded draws of a sampler as a source of noise; its first step is number 1, and its last draws none."""

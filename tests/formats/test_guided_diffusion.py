@@ -50,7 +50,7 @@ def test_predictions(loaded):
     found = told(denoiser, y)(answers["x_t"], level)
     out = found.eps if found.log_variance is None else torch.cat([found.eps, found.log_variance], dim=1)
     answers.close("output", out)
-    answers.close("pred_xstart", found.clipped().x0)
+    answers.close_x0("pred_xstart", found.clipped().x0, "output", level)
     answers.close("loss_mse", (found.eps - answers["noise"]).square().flatten(1).mean(1))
     answers.close("network_t", denoiser.conditioning(denoiser.schedule, level))
     answers.close("table_alphas_cumprod", denoiser.schedule.alphas_cumprod, 1e-12)

@@ -28,7 +28,7 @@ def test_predictions(denoiser, answers):
     level = denoiser.schedule.at(answers["t"])
     found = denoiser(answers["x_t"], level)
     answers.close("output", found.eps)
-    answers.close("pred_xstart", found.clipped().x0)
+    answers.close_x0("pred_xstart", found.clipped().x0, "output", level)
     answers.close("temb_input", sinusoid(answers["t"].float(), 32, "sin-cos", endpoint=True))
 
 
