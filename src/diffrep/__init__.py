@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diffrep.feature_set import FeatureSet as FeatureSet
     from diffrep.formats import convert as convert
     from diffrep.formats import load as load
+    from diffrep.formats import load_vae as load_vae
     from diffrep.formats import models as models
     from diffrep.formats import save as save
     from diffrep.guidance import conditioned as conditioned
@@ -64,7 +65,7 @@ _NAMES = {
     "extraction": "extract",
     "experiments.features": "features",
     "feature_set": "FeatureSet",
-    "formats": "convert load models save",
+    "formats": "convert load load_vae models save",
     "guidance": "conditioned guided windowed",
     "noise": "NoiseLevel",
     "prediction": "Prediction",

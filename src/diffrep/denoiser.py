@@ -17,22 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from diffrep.errors import InputError, UsageError, nearest
+from diffrep.input_spec import InputSpec as InputSpec
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
 from diffrep.schedules import DiscreteSchedule, Schedule, schedule_from_config
 
 Denoise = Callable[[Tensor, NoiseLevel], Prediction]
 PARAMETERIZATIONS = ("eps", "x0", "v", "flow", "edm")
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a denoiser takes: (B, channels, size, size) with values in `range`; `latent` if these are no pixels."""
-
-    channels: int
-    size: int
-    range: tuple[float, float] = (-1.0, 1.0)
-    latent: bool = False
 
 
 @dataclass(frozen=True)
@@ -291,7 +282,7 @@ class Denoiser(nn.Module):
             "parameterization": self.parameterization,
             "schedule": self.schedule.config(),
             "conditioning": asdict(self.conditioning),
-            "input": asdict(self.input),
+            "input": self.input.config(),
             "sampling": asdict(self.sampling),
             "labels": asdict(self.labels) if self.labels else None,
             "sigma_data": self.sigma_data,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffrep.data import Dataset, conform, to_tensor
+from diffrep.data import Dataset, conform, to_input
 from diffrep.errors import UsageError
 from diffrep.feature_set import FeatureSet, read_parquet, to_table, write_parquet, write_tables
 from diffrep.files import atomic_path, remove_temporaries
@@ -149,7 +149,7 @@ def _parts(features: TapFeatures, dataset: Dataset, batch_size: int, progress: P
     for start in range(0, len(dataset), batch_size):
         rows = slice(start, min(start + batch_size, len(dataset)))
         ids = dataset.ids[rows]
-        x0 = to_tensor(dataset.images[rows], spec.range, device)
+        x0 = to_input(dataset.images[rows], spec.range, device)
         arrays = {name: value.cpu().numpy() for name, value in features(x0, ids=ids).items()}
         labels = None if dataset.labels is None else np.asarray(dataset.labels[rows], np.int64)
         yield FeatureSet(

@@ -28,7 +28,7 @@ class TapFeatures:
 
     Args:
         denoiser: a `Denoiser`, or a wrapper around one.
-        taps: names, globs or official names.
+        taps: names, globs or official names; None: the decoder's blocks (`dec.*`), a transformer's blocks (`block.*`).
         levels: one level, or K; a list of levels is accepted.
         pool: "mean" over positions; "2x2" (or "4x4", ...) averages over that many cells; "none" flattens the map.
         noise_seed: seed of the noise that belongs to ids.
@@ -49,7 +49,7 @@ class TapFeatures:
     def __init__(
         self,
         denoiser: nn.Module,
-        taps: str | Iterable[str] = "dec.*",
+        taps: str | Iterable[str] | None = None,
         levels: NoiseLevel | Sequence[NoiseLevel] | None = None,
         pool: str = "mean",
         noise_seed: int = 0,
@@ -60,7 +60,7 @@ class TapFeatures:
             raise UsageError(f'unknown precision "{precision}"', f"expected one of {', '.join(PRECISIONS)}")
         self.denoiser, self.pool, self.noise_seed, self.y, self.precision = denoiser, pool, noise_seed, y, precision
         self.base = base_of(denoiser)
-        self.taps = resolve(denoiser, taps)
+        self.taps = resolve(denoiser, default_taps(self.base) if taps is None else taps)
         self.levels = _rows(levels if levels is not None else default_levels(self.base))
         for level in self.levels:
             self.base.schedule.check(level)
@@ -142,6 +142,12 @@ class TapFeatures:
 
     def __repr__(self) -> str:
         return f"TapFeatures(taps={self.taps}, levels={self._suffixes}, pool={self.pool!r})"
+
+
+def default_taps(denoiser: nn.Module) -> str:
+    """Where both papers look for features: `dec.*` of a U-Net, `block.*` of a transformer, else every tap."""
+    names = [tap.name for tap in base_of(denoiser).taps]
+    return next((f"{part}.*" for part in ("dec", "block") if any(n.startswith(f"{part}.") for n in names)), "*")
 
 
 def default_levels(denoiser: nn.Module) -> NoiseLevel:

@@ -9,7 +9,6 @@ from torch import Tensor
 from diffrep.errors import FormatError
 from diffrep.formats import load, save
 from diffrep.networks.dit_blocks import Rotary
-from diffrep.networks.lightningdit import normalize, restore
 from diffrep.noise import NoiseLevel
 from diffrep.schedules import FlowSchedule
 from diffrep.taps import read
@@ -67,7 +66,8 @@ def test_what_the_file_is(tmp_path: Path) -> None:
     assert (denoiser.labels.null, denoiser.sampling.clip) == (10, False)
     again = load(save(denoiser, tmp_path / "model"))
     assert again.identity == denoiser.identity
-    assert again.network.config["latent_std"] == [1.5, 2.0, 0.5, 1.0]
+    assert again.input == denoiser.input
+    assert again.input.scaling.scale == pytest.approx([1 / 1.5, 1 / 2.0, 2.0, 1.0])
 
 
 def test_time_runs_towards_the_image(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_statistics_lie_beside_the_checkpoint(tmp_path: Path) -> None:
     denoiser = open_file(path, {"num_heads": 2, "num_classes": 10, "latent_multiplier": 0.5})
     latents = batch()
     expected = (latents - STATISTICS["mean"].reshape(1, 4, 1, 1)) / STATISTICS["std"].reshape(1, 4, 1, 1) * 0.5
-    torch.testing.assert_close(normalize(denoiser.network, latents), expected)
-    torch.testing.assert_close(restore(denoiser.network, expected), latents)
+    torch.testing.assert_close(denoiser.input.scaling.normalize(latents), expected)
+    torch.testing.assert_close(denoiser.input.scaling.restore(expected), latents)
 
 
 def test_without_statistics_it_is_refused(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_without_statistics_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="4 numbers, one per channel"):
         open_file(path, {**FACTS, "latent_std": [1.0, 2.0]})
     plain = open_file(path, {"num_heads": 2, "num_classes": 10, "data": {"latent_norm": False}})
-    torch.testing.assert_close(normalize(plain.network, X), X)
+    torch.testing.assert_close(plain.input.scaling.normalize(X), X)
 
 
 def test_modulation_of_another_width_is_refused(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ class Foreign(Config):
     """Settings of commands whose model may be another program's."""
 
     architecture: Path | None = option(None, "JSON file of what another program's checkpoint cannot tell")
+    vae: str | None = option(
+        None,
+        "VAE of a model of latents: a folder of diffusers, hub id or card; default: the one in the model's pipeline",
+    )
 
 
 class Labelled(Config):
@@ -163,7 +167,9 @@ class AutoencodeConfig(Labelled, Foreign, Training, OfImages, OfModel):
 class ExtractConfig(Labelled, OnData):
     """Settings of `diffrep extract`."""
 
-    taps: Words = option(("dec.*",), "tap, glob or official name; repeat it, or separate by commas")
+    taps: Annotated[tuple[str, ...], Parameter(show_default=False)] = option(
+        (), "tap, glob or official name; repeat it, or separate by commas; default: dec.*, of a transformer block.*"
+    )
     levels: str | None = option(None, "t=1,10,30 or log_snr=6,2 or sigma=0.1; default: log-SNR 8, 6, 4")
     pool: str = option("mean", "mean, 2x2, 4x4, ... or none")
     split: Literal["train", "val", "test"] | None = option(None, "one split; default: all")

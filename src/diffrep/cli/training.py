@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from diffrep.cli.common import Session, command
 from diffrep.cli.configs import Training
+from diffrep.cli.session import Session, command
 from diffrep.errors import InputError
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diffrep.data.dataset import write_bad_records as write_bad_records
     from diffrep.data.opening import load as load
     from diffrep.data.opening import sources as sources
+    from diffrep.data.tensors import to_input as to_input
     from diffrep.data.tensors import to_tensor as to_tensor
     from diffrep.data.tensors import to_uint8 as to_uint8
 
@@ -38,6 +39,7 @@ _HOMES = {
     "load": "opening",
     "loader": "batches",
     "sources": "opening",
+    "to_input": "tensors",
     "to_tensor": "tensors",
     "to_uint8": "tensors",
     "write_bad_records": "dataset",

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffrep.data.dataset import Dataset
-from diffrep.data.tensors import to_tensor
+from diffrep.data.tensors import to_input
 from diffrep.errors import InputError, UsageError
 from diffrep.randomness import generator, seed_of
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images float32 (B, C, H, W) in [-1, 1], labels int64 (B,) or None, and B ids."""
+    """Images float32 (B, C, H, W) in [-1, 1], or latents, labels int64 (B,) or None, and B ids."""
 
     images: Tensor
     labels: Tensor | None
@@ -46,13 +46,18 @@ def loader(
 
     Errors:
         InputError: if the data set is empty.
-        UsageError: if `batch_size` is below 1, or, in the returned function, if a step is negative.
+        UsageError: if `batch_size` is below 1, if latents are to be mirrored, or, in the returned function, if a step
+            is negative.
     """
     n = len(dataset)
     if not n:
         raise InputError(f"the split {dataset.split!r} of {dataset.source} is empty", "give more images")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}", "give a number >= 1")
+    if flip and dataset.latent:
+        raise UsageError(
+            "latents cannot be mirrored", "a mirrored latent is not that of the mirrored image: do not flip"
+        )
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> NDArray[np.int64]:
@@ -69,6 +74,6 @@ def loader(
             mirrored = np.array([seed_of(seed, "flip", step, name) & 1 for name in ids], dtype=bool)
             images[mirrored] = images[mirrored, :, ::-1]
         labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[rows]).to(device)
-        return Batch(to_tensor(images, device=device), labels, ids)
+        return Batch(to_input(images, device=device), labels, ids)
 
     return batch

@@ -1,4 +1,4 @@
-"""Decoded images on disk: one memory-mapped uint8 array per source and transform.
+"""Decoded images, or latents, on disk: one memory-mapped array per source and transform.
 
 An entry is a folder with images.npy and entry.json, written under a temporary name and renamed when it is complete.
 It is opened only if it is whole: its description fits, its size fits, and the sha256 of its bytes does (of 64 blocks
@@ -20,13 +20,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diffrep.data.dataset import Images, finish_digest
+from diffrep.data.dataset import Images, Latents, finish_digest
 from diffrep.data.decode import Unreadable
 from diffrep.errors import DiffrepError
 from diffrep.files import TEMPORARY, atomic_folder, remove_folder, write_synced
 
 VERSION = 1
 HEADER_BYTES = 128
+PIXELS, LATENTS = "|u1", "<f4"
 BLOCK, BLOCKS = 2**20, 64
 WHOLE_BELOW = 256 * BLOCK
 ABANDONED_SECONDS = 24 * 3600
@@ -42,6 +43,7 @@ class Entry:
         bad: (place in the list of files, reason, worth another try) of each file that has no image.
         digests: split -> sha256 of its images, as `digest_images` gives it.
         fingerprint: sha256 of images.npy, or of its blocks.
+        dtype: NumPy's code of its numbers: "|u1" of pixels, "<f4" of latents.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Entry:
     bad: list[tuple[int, str, bool]] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    dtype: str = PIXELS
     version: int = VERSION
 
 
@@ -62,14 +65,14 @@ def cache_folder(cache: Path | None) -> Path:
     return Path(home).expanduser() / "diffrep" / "images"
 
 
-def open_entry(folder: Path, key: str) -> tuple[Images, Entry] | None:
+def open_entry(folder: Path, key: str) -> tuple[Any, Entry] | None:
     """Open a cache entry, read-only; None if there is none, or if it is not whole."""
     try:
         described: dict[str, Any] = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
         entry = Entry(**described)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         fits = entry.version == VERSION and entry.key == key and list(images.shape) == entry.shape
-        whole = fits and images.dtype == np.uint8 and _fingerprint(folder / "images.npy") == entry.fingerprint
+        whole = fits and images.dtype.str == entry.dtype and _fingerprint(folder / "images.npy") == entry.fingerprint
     except (OSError, ValueError, TypeError, EOFError, SyntaxError):
         return None
     return (images, entry) if whole else None
@@ -79,9 +82,10 @@ def build_entry(
     folder: Path,
     key: str,
     shape: tuple[int, int, int],
-    answers: Iterable[Images | Unreadable],
+    answers: Iterable[Images | Latents | Unreadable],
     splits: Sequence[str],
-) -> tuple[Images, Entry]:
+    dtype: str = PIXELS,
+) -> tuple[Any, Entry]:
     """Write a cache entry and open it.
 
     Args:
@@ -90,6 +94,10 @@ def build_entry(
         shape: (H, W, C) of every image.
         answers: the image of each file, or why it has none.
         splits: the split of each file; those of a split stand together.
+        dtype: `PIXELS` or `LATENTS`.
+
+    Returns:
+        The memory map, and what entry.json says.
 
     Errors:
         DiffrepError: the disk is full, or the folder cannot be written; nothing is left behind.
@@ -97,9 +105,9 @@ def build_entry(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder.parent)
-        _check_space(folder.parent, len(splits) * int(np.prod(shape)))
+        _check_space(folder.parent, len(splits) * int(np.prod(shape)) * np.dtype(dtype).itemsize)
         with atomic_folder(folder) as temporary:
-            _write(temporary, Entry(key, [0, *shape]), answers, splits)
+            _write(temporary, Entry(key, [0, *shape], dtype=dtype), answers, splits)
     except OSError as error:
         if open_entry(folder, key) is None:  # else another process has just finished the same entry
             why = f"cannot write decoded images to {folder.parent}: {error.strerror or error}"
@@ -111,7 +119,7 @@ def build_entry(
     return opened
 
 
-def _write(folder: Path, entry: Entry, answers: Iterable[Images | Unreadable], splits: Sequence[str]) -> None:
+def _write(folder: Path, entry: Entry, answers: Iterable[Images | Latents | Unreadable], splits: Sequence[str]) -> None:
     content = {name: sha256() for name in dict.fromkeys(splits)}
     count = dict.fromkeys(content, 0)
     with open(folder / "images.npy", "xb") as file:
@@ -120,12 +128,12 @@ def _write(folder: Path, entry: Entry, answers: Iterable[Images | Unreadable], s
             if isinstance(answer, Unreadable):
                 entry.bad.append((place, answer.reason, answer.transient))
                 continue
-            data = np.ascontiguousarray(answer).data
+            data = np.ascontiguousarray(answer, entry.dtype).data
             file.write(data)
             content[split].update(data)
             count[split] += 1
         entry.shape[0] = sum(count.values())
-        _write_header(file, entry.shape)
+        _write_header(file, entry.shape, entry.dtype)
         file.flush()
         os.fsync(file.fileno())
     entry.digests = {n: finish_digest(d.digest(), [count[n], *entry.shape[1:]]) for n, d in content.items()}
@@ -133,9 +141,9 @@ def _write(folder: Path, entry: Entry, answers: Iterable[Images | Unreadable], s
     write_synced(folder / "entry.json", json.dumps(asdict(entry)))
 
 
-def _write_header(file: BinaryIO, shape: Sequence[int]) -> None:
+def _write_header(file: BinaryIO, shape: Sequence[int], dtype: str) -> None:
     """The header of an .npy file, of a fixed length, because the number of images is known at the end only."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(shape)}, }}"
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {tuple(shape)}, }}"
     start = np.lib.format.magic(1, 0) + (HEADER_BYTES - 10).to_bytes(2, "little")
     file.seek(0)
     file.write(start + text.ljust(HEADER_BYTES - 11).encode() + b"\n")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from diffrep.data.dataset import Dataset, Images
-from diffrep.errors import UsageError
+from diffrep.data.dataset import Dataset, Images, Latents
+from diffrep.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from diffrep.denoiser import InputSpec
@@ -20,26 +20,50 @@ LARGEST_SIZE = 8192
 def conform(dataset: Dataset, input: InputSpec) -> Dataset:
     """Bring a data set to a model's input: shorter side to its size, centre crop to a square, grey or RGB.
 
-    The result lies in memory; `load(source, image_size=, channels=)` does the same into the cache on disk.
+    The result lies in memory; `load(source, image_size=, channels=)` does the same into the cache on disk. Latents are
+    never changed: they fit a model, or they do not.
 
     Args:
-        dataset: images uint8 (N, H, W, C).
+        dataset: images uint8 (N, H, W, C), or latents.
         input: what the model takes.
 
     Returns:
         The same object when nothing changes.
 
     Errors:
-        UsageError: if the model takes latents, or neither 1 nor 3 channels.
+        UsageError: if the model takes latents and these are images, or the other way round, or neither 1 nor 3
+            channels. InputError: latents of another shape.
     """
-    if input.latent:
-        raise UsageError("this model takes latents, not images", "encode the images with its autoencoder first")
+    if dataset.latent or input.latent:
+        check_latents(dataset, input)
+        return dataset
     return transformed(dataset, input.size, input.channels)
+
+
+def check_latents(dataset: Dataset, input: InputSpec) -> None:
+    """Refuse images where a model takes latents, latents where it takes images, and latents of another shape.
+
+    Errors:
+        UsageError: the wrong kind. InputError: the wrong shape.
+    """
+    if not dataset.latent:
+        raise UsageError("this model takes latents, not images", "encode the images with its VAE first: dr.load_vae")
+    if not input.latent:
+        raise UsageError("this model takes images, not latents", "give a source of images")
+    size = (input.size, input.size, input.channels)
+    if dataset.images.shape[1:] != size:
+        height, width, channels = dataset.images.shape[1:]
+        raise InputError(
+            f"latents of {channels} channels and {height}x{width} pixels",
+            f"this model takes {input.channels} channels and {input.size}x{input.size}",
+        )
 
 
 def transformed(dataset: Dataset, image_size: int | None, channels: int | None) -> Dataset:
     """`conform` with a size and a number of channels; None leaves as it is."""
     check_transform(image_size, channels)
+    if dataset.latent:
+        raise UsageError("latents are not resized", "leave image_size= and channels= out")
     n, height, width, depth = dataset.images.shape
     shape = (image_size or height, image_size or width, channels or depth)
     if shape == (height, width, depth):
@@ -86,6 +110,6 @@ def fit(image: Image.Image, image_size: int | None, channels: int) -> Images:
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
-def from_array(image: Images) -> Image.Image:
+def from_array(image: Images | Latents) -> Image.Image:
     """A Pillow image from uint8 (H, W, 1) or (H, W, 3)."""
     return Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image))

@@ -1,7 +1,7 @@
 """What a data set is: images, labels, ids; and its three splits.
 
-An image is uint8 (H, W, C) with C = 1 (grey) or 3 (RGB); a label is an index into `class_names`. An id is stable:
-random draws, splits and features are addressed by it.
+An image is uint8 (H, W, C) with C = 1 (grey) or 3 (RGB), or a latent, float32 (H, W, C) with any C, as a model takes
+it; a label is an index into `class_names`. An id is stable: random draws, splits and features are addressed by it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from diffrep.errors import InputError, UsageError, nearest
 from diffrep.files import write_atomic
 
 Images = NDArray[np.uint8]
+Latents = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
@@ -33,9 +34,9 @@ class BadRecord(TypedDict):
 
 
 class Record(NamedTuple):
-    """One image uint8 (H, W, C), its label or None, and its id."""
+    """One image uint8 (H, W, C) or latent float32 (H, W, C), its label or None, and its id."""
 
-    image: Images
+    image: Images | Latents
     label: int | None
     id: str
 
@@ -45,7 +46,7 @@ class Dataset:
     """Images with ids, and labels where there are some.
 
     Args:
-        images: uint8 (N, H, W, C), C = 1 or 3; an array, or a read-only memory map.
+        images: uint8 (N, H, W, C), C = 1 or 3, or latents, float32 (N, H, W, C); an array, or a read-only memory map.
         ids: N stable names; no two are equal.
         labels: int64 (N,), indices into `class_names`, or None.
         class_names: one name per class; empty without labels.
@@ -59,7 +60,7 @@ class Dataset:
         InputError: if the parts do not fit each other.
     """
 
-    images: Images
+    images: Images | Latents
     ids: list[str]
     labels: Labels | None = None
     class_names: tuple[str, ...] = ()
@@ -71,9 +72,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         shape = self.images.shape
-        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+        pixels = self.images.dtype == np.uint8 and shape[3:] in ((1,), (3,))
+        if len(shape) != 4 or not (pixels or self.images.dtype == np.float32):
             raise InputError(
-                f"images are {self.images.dtype} {shape}", "expected uint8 (N, H, W, C) with 1 or 3 channels"
+                f"images are {self.images.dtype} {shape}",
+                "expected uint8 (N, H, W, C) with 1 or 3 channels, or latents, float32 (N, H, W, C)",
             )
         if not self.paths:
             object.__setattr__(self, "paths", [None] * len(self.ids))
@@ -99,6 +102,11 @@ class Dataset:
         classes = f", {len(self.class_names)} classes" if self.labels is not None else ", no labels"
         return f"Dataset({self.source!r}, {self.split}, {n} images of {h}x{w}x{c}{classes})"
 
+    @property
+    def latent(self) -> bool:
+        """Whether these are latents, not pixels."""
+        return self.images.dtype != np.uint8
+
     @cached_property
     def revision(self) -> str:
         """The sha256, in hex, of ids, labels and image bytes: equal content has an equal revision."""
@@ -115,7 +123,7 @@ class Dataset:
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if chosen.size and (chosen.min() < -len(self) or chosen.max() >= len(self)):
             raise UsageError(f"index {int(chosen[np.abs(chosen).argmax()])} in a data set of {len(self)} images")
-        return self._part(np.asarray(self.images[chosen]), chosen.tolist())
+        return self._part(self.images[chosen], chosen.tolist())
 
     def take(self, n: int) -> Dataset:
         """The first n images (all, if there are fewer), without copying."""
@@ -127,7 +135,7 @@ class Dataset:
         """The same images as another split."""
         return replace(self, split=split)
 
-    def _part(self, images: Images, rows: list[int]) -> Dataset:
+    def _part(self, images: Images | Latents, rows: list[int]) -> Dataset:
         return replace(
             self,
             images=images,
@@ -188,8 +196,8 @@ class Splits(Mapping[str, Dataset]):
         return sha256(json.dumps([(name, part.revision) for name, part in self.items()]).encode()).hexdigest()
 
 
-def digest_images(images: Images) -> str:
-    """The sha256, in hex, of the shape and the bytes of images uint8 (N, H, W, C), read in blocks."""
+def digest_images(images: Images | Latents) -> str:
+    """The sha256, in hex, of the shape and the bytes of images (N, H, W, C), read in blocks."""
     digest = sha256()
     for start in range(0, len(images), 1024):
         digest.update(np.ascontiguousarray(images[start : start + 1024]).data)

@@ -34,7 +34,8 @@ SOURCES: dict[str, Source] = {
     ),
     "npz": Source(
         "diffrep.data.npz:load_npz",
-        "npz:PATH, a NumPy file of train_images, train_labels, test_images, test_labels (uint8 N,H,W or N,H,W,C)",
+        "npz:PATH, a NumPy file of train_images, train_labels, test_images, test_labels (uint8 N,H,W or N,H,W,C), or "
+        "train_latents, test_latents (float32 N,C,H,W)",
     ),
 }
 
@@ -96,6 +97,17 @@ def load(
         workers=workers,
     )
     return SOURCES[name].open(location, options)
+
+
+def holds_latents(source: str | Path) -> bool:
+    """Whether a source holds latents in the place of images; False where it cannot be told."""
+    from diffrep.data import npz
+
+    try:
+        name, location = _parse(source)
+    except UsageError:
+        return False
+    return name == "npz" and npz.holds_latents(location)
 
 
 def _parse(source: str | Path) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Between uint8 images and float tensors; the two conversions that every number in diffrep goes through."""
+"""Between images on disk and float tensors; the conversions that every number in diffrep goes through."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffrep.data.dataset import Images
+from diffrep.data.dataset import Images, Latents
 from diffrep.errors import InputError
 
 
@@ -38,6 +38,24 @@ def to_tensor(
     low, high = input_range
     pixels = pixels.to(device).permute(0, 3, 1, 2).contiguous()
     return pixels.float().div_(255).mul_(high - low).add_(low)
+
+
+def to_input(
+    images: Images | Latents, input_range: tuple[float, float] = (-1.0, 1.0), device: torch.device | str | None = None
+) -> Tensor:
+    """Rows of a data set as a model takes them: pixels scaled by `to_tensor`, latents as they are.
+
+    Args:
+        images: uint8 (B, H, W, C), or float32 (B, H, W, C) of a data set of latents.
+        input_range: what 0 and 255 become; of no use for latents.
+        device: where the result lies.
+
+    Returns:
+        float32 (B, C, H, W).
+    """
+    if images.dtype == np.uint8:
+        return to_tensor(cast(Images, images), input_range, device)
+    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).contiguous()
 
 
 def to_uint8(x: Tensor) -> Images:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diffrep import formats
 from diffrep.autoencoder import ShiftAutoencoder
-from diffrep.data import Dataset, Splits, conform, load, to_tensor
+from diffrep.data import Dataset, Splits, conform, load, to_input
 from diffrep.denoiser import Denoiser
 from diffrep.errors import UsageError
 from diffrep.experiments import demo_pictures, demo_report
@@ -223,7 +223,7 @@ def _experiments(
 ) -> Outcome:
     """Parts (a) to (d), joined to one outcome; the loss lines are added to `lines`."""
     parts = {name: conform(splits[name], denoiser.input) for name in ("train", "val", "test")}
-    images = {k: to_tensor(parts[k].images, denoiser.input.range, denoiser.device) for k in ("train", "test")}
+    images = {k: to_input(parts[k].images, denoiser.input.range, denoiser.device) for k in ("train", "test")}
     controls = untrained_networks(denoiser, settings.initializations, settings.seed)
     with ThreadPoolExecutor(1) as beside:
         read = copy.deepcopy(denoiser)  # taps are hooks on modules, which two threads must not share

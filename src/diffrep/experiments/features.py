@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from diffrep import data as sources
 from diffrep import formats
 from diffrep.data import Dataset
+from diffrep.data.splitting import SPLITS
 from diffrep.errors import UsageError, nearest
+from diffrep.experiments.inputs import open_input
 from diffrep.extraction import extract
 from diffrep.feature_set import FeatureSet
+from diffrep.formats.vae import Vae
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import base_of
 
@@ -24,6 +26,7 @@ def features(
     *,
     taps: str = "*",
     split: str = "train",
+    vae: Vae | None = None,
     **settings: Any,  # noqa: ANN401 (passed on to TapFeatures)
 ) -> FeatureSet:
     """Features of a data set in one call: all taps, three low noise levels, mean-pooled, cached.
@@ -33,6 +36,7 @@ def features(
         data: one split, several, or what `dr.data.load` takes.
         taps: names or globs.
         split: which split, where there are several.
+        vae: makes latents of images, for a model of latents: `dr.load_vae(...)`.
         settings: further arguments of `TapFeatures`, such as levels= or pool=.
 
     Errors:
@@ -46,10 +50,9 @@ def features(
     denoiser = base_of(model if isinstance(model, nn.Module) else formats.load(model))
     if isinstance(data, Dataset):
         return extract(TapFeatures(denoiser, taps=taps, **settings), data)
-    spec = denoiser.input
     splits = data
     if isinstance(splits, str | Path):
-        splits = sources.load(splits, image_size=spec.size, channels=spec.channels)
+        splits = open_input(denoiser.input, splits, vae=vae, only=[split] if split in SPLITS else SPLITS)
     if split not in splits:
         raise UsageError(f'no split "{split}"', nearest(split, splits))
     return extract(TapFeatures(denoiser, taps=taps, **settings), splits[split])

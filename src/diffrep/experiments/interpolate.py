@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def interpolation(
     names: Sequence[str] = (),
     num_frames: int = 10,
     steps: int = 20,
+    view: Callable[[Tensor], Tensor] | None = None,
 ) -> Outcome:
     """Interpolate pairs of images and make the strip: one row per pair, both ends included.
 
@@ -37,6 +38,7 @@ def interpolation(
         names: one label per pair; none numbers them.
         num_frames: frames per pair.
         steps: DDIM steps of inversion and of decoding.
+        view: makes pictures of latents; None where images are pictures.
 
     Errors:
         InputError: no pair.
@@ -44,10 +46,14 @@ def interpolation(
     if not len(a):
         raise InputError("no pair of images to interpolate", "give at least one image on each side")
     frames = autoencoder.interpolate(a, b, num_frames=num_frames, steps=steps).reshape(num_frames, *a.shape)
-    rows = torch.stack([torch.from_numpy(to_uint8(frames[:, k])) for k in range(len(a))])
+    rows = torch.stack([_bytes(frames[:, k], view) for k in range(len(a))])
     labels = list(names) or [f"pair {k + 1}" for k in range(len(a))]
     block = strip("interpolation", labels, caption=f"{num_frames} frames, {steps} DDIM steps.")
     return Outcome({}, [section("Interpolation", block, text=TEXT)], {"interpolation": rows.numpy()})
+
+
+def _bytes(frames: Tensor, view: Callable[[Tensor], Tensor] | None) -> Tensor:
+    return torch.from_numpy(to_uint8(view(frames) if view else frames))
 
 
 def pairs_of_classes(labels: Sequence[int], count: int) -> list[tuple[int, int]]:

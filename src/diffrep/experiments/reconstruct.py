@@ -23,6 +23,7 @@ from diffrep.randomness import noise_for
 from diffrep.sampling import ddim, invert
 
 Progress = Callable[[str, int, int], None]
+View = Callable[[Tensor], Tensor]
 STRIP = ("input", "z only", "z + inverted x_T", "shuffled z", "unconditional", "mean image")
 TEXT = (
     "Each image is encoded and decoded again. With z alone, everything that the code does not hold is drawn at "
@@ -91,6 +92,10 @@ class Walk:
         path = base.schedule.path(steps, rule=base.sampling.rule, direction="up")
         return invert(base, self.images[rows], path)
 
+    def seen(self, images: Tensor, view: View | None) -> Tensor:
+        """Images as pictures."""
+        return images if view is None else self._batched(lambda rows: view(images[rows]))
+
     def _batched(self, work: Callable[[slice], Tensor]) -> Tensor:
         starts = range(0, len(self.images), self.batch_size)
         return torch.cat([work(slice(k, k + self.batch_size)) for k in starts])
@@ -109,9 +114,12 @@ def reconstruct(
     shown: int = 12,
     seed: int = 0,
     batch_size: int = 512,
+    view: View | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Rebuild images in every way, measure MSE, SSIM and PSNR on [0, 1], and make the table and the strip.
+
+    Latents are measured and shown as pixels, by `view`, also those that are rebuilt: the VAE's own error is in no row.
 
     Args:
         autoencoder: any `Autoencoder`; without a frozen `.denoiser` the rows without a code are left out.
@@ -124,6 +132,7 @@ def reconstruct(
         shown: how many images the strip shows.
         seed: the run's seed.
         batch_size: images per pass.
+        view: makes pictures of latents; None where images are pictures.
         progress: called with ("reconstruction", rows done, rows in all).
 
     Returns:
@@ -134,11 +143,12 @@ def reconstruct(
     """
     walk = Walk(autoencoder, images, ids, seed, batch_size)
     plans = list(_plans(walk, train, sorted({*steps, headline_steps}), headline_steps, list(inversion_steps)))
-    truth = _unit(images)
+    seen = walk.seen(images, view)
+    truth = _unit(seen)
     results: dict[str, Any] = {"z_only_steps": headline_steps, "code_dim": walk.codes.shape[1], "images": len(images)}
-    rows, pictures = [], {"input": images}
+    rows, pictures = [], {"input": seen}
     for done, (method, make) in enumerate(plans, start=1):
-        rebuilt = make()
+        rebuilt = walk.seen(make(), view)
         unit = _unit(rebuilt)
         values = [float(metric(unit, truth).double().mean()) for metric in (mse, ssim, psnr)]
         results |= {f"{method.key}_{name}": v for name, v in zip(("mse", "ssim", "psnr"), values, strict=True)}
@@ -155,7 +165,7 @@ def reconstruct(
             drawn,
             caption=f"The first {min(shown, len(images))} images; z only and its controls with {headline_steps} steps.",
         ),
-        table(COLUMNS, _order(rows), caption=_caption(len(images)), first="Reconstruction"),
+        table(COLUMNS, _order(rows), caption=_caption(len(images), view is not None), first="Reconstruction"),
     ]
     return Outcome(results, [section("Reconstruction", *blocks, text=TEXT)], arrays)
 
@@ -210,9 +220,10 @@ def _order(rows: list[Row]) -> list[Row]:
     return ordered
 
 
-def _caption(count: int) -> str:
+def _caption(count: int, decoded: bool) -> str:
+    kind = "latents, all decoded by the VAE, also the input" if decoded else "images"
     return (
-        f"{count} images, values clamped to [0, 1]. Indented rows are controls of the row above; a control that is "
+        f"{count} {kind}, values clamped to [0, 1]. Indented rows are controls of the row above; a control that is "
         "better than its result is marked."
     )
 

@@ -34,6 +34,8 @@ VARIANCES = {
 }
 LEADING = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 """Schedulers that had the "leading" grid before `timestep_spacing` was written into configs."""
+VAES = ("AutoencoderKL", "VQModel")
+"""Classes of VAEs, which `diffrep.formats.vae` reads."""
 ALMOST_ZERO = 2.0**-24
 """Alpha-bar of pure noise where a table ends there: the network cannot be evaluated at 0; diffusers takes this too."""
 

@@ -20,6 +20,7 @@ from diffrep.errors import FormatError
 from diffrep.formats.content import Content, require, state_dict
 from diffrep.formats.facts import lookup
 from diffrep.formats.folder import load_strictly
+from diffrep.input_spec import LatentScaling
 from diffrep.schedules import FlowSchedule
 
 HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
@@ -265,12 +266,13 @@ def flow(
     *,
     data_at_one: bool,
     times: str = "uniform",
+    scaling: LatentScaling | None = None,
 ) -> Denoiser:
     """A flow's denoiser, in eval mode; `data_at_one`: the program's t is 1 - s. It is never multiplied by 1000."""
     made = Denoiser(
         network,
         schedule=FlowSchedule(times),
-        input=InputSpec(recipe["image_channels"], recipe["size"], latent=True),
+        input=InputSpec(recipe["image_channels"], recipe["size"], latent=True, scaling=scaling),
         parameterization="flow",
         conditioning=Conditioning(scale=-1.0, offset=-1.0) if data_at_one else Conditioning(),
         sampling=SamplingSpec(clip=False),

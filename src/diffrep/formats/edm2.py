@@ -2,13 +2,15 @@
 
 Weights are stored in float16 and cast up. The parts that estimated the loss's variance in training (`logvar_*`) are
 left out: no prediction passes through them. Models of 512-pixel images work on latents that EDM2 normalizes in its own
-way: mean (5.81, 3.25, 0.12, -2.15), standard deviation (4.17, 4.62, 3.71, 3.28), then times 0.5.
+way: that becomes the `scaling` of the `InputSpec`.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+
+from torch import Tensor
 
 from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError
@@ -18,6 +20,7 @@ from diffrep.formats.edm import LICENSE, arguments, check_beside, inner, outline
 from diffrep.formats.edm_preconditioning import edm_settings
 from diffrep.formats.folder import build_network
 from diffrep.formats.official_names import load_official
+from diffrep.input_spec import LatentScaling
 from diffrep.networks.edm2 import EDM2
 
 LOG = logging.getLogger("diffrep.formats")
@@ -40,6 +43,10 @@ DEFAULTS = {
 }
 """Defaults of the official constructors of the U-Net and its blocks."""
 PIXEL_ENCODERS = ("StandardRGBEncoder", "Encoder")
+MEAN, DEVIATION, STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28), 0.5
+"""Of the VAE's latents as EDM2 assumes them, per channel, and of the model's latents."""
+PIXELS = (0.0, 1.0)
+"""EDM2 shows its VAE pixels in [0, 1], not in [-1, 1]."""
 
 
 def recognizes(content: Content) -> bool:
@@ -67,7 +74,7 @@ def load(content: Content) -> Denoiser:
     load_official(network, module_tensors(unet), edm_names.edm2(network, size), content.path)
     denoiser = Denoiser(
         network,
-        input=InputSpec(channels, size, latent=is_latent(content, channels)),
+        input=InputSpec(channels, size, latent=is_latent(content, channels), scaling=scaling_of(content, channels)),
         labels=LabelSpec(recipe["classes"], optional=True) if recipe["classes"] else None,
         source=str(content.path.resolve()),
         **edm_settings(precond, content.data.get("loss_fn")),
@@ -81,6 +88,21 @@ def is_latent(content: Content, channels: int) -> bool:
     if isinstance(encoder, Inert):
         return encoder.class_name not in PIXEL_ENCODERS
     return channels not in (1, 3)
+
+
+def scaling_of(content: Content, channels: int) -> LatentScaling | None:
+    """How latents are made of the VAE's: by what the stored encoder says, x * scale + bias of pixels in [0, 1].
+
+    Where a snapshot of a model of latents has no such encoder, by the constants of the published ones.
+    """
+    if not is_latent(content, channels):
+        return None
+    encoder = content.data.get("encoder")
+    stored = {name: encoder.get(name) for name in ("scale", "bias")} if isinstance(encoder, Inert) else {}
+    if all(isinstance(value, Tensor) and value.numel() == channels for value in stored.values()) and stored:
+        scale, bias = stored["scale"].double().flatten(), stored["bias"].double().flatten()
+        return LatentScaling(tuple((-bias / scale).tolist()), tuple(scale.tolist()), PIXELS)
+    return LatentScaling(MEAN, tuple(STD / deviation for deviation in DEVIATION), PIXELS) if channels == 4 else None
 
 
 def _recipe(facts: dict[str, Any], content: Content) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def read_denoiser(folder: Path, schedule: Schedule | None = None, source: str | 
     model = Denoiser(
         network,
         schedule=schedule or schedule_from_config(config["schedule"]),
-        input=InputSpec(**{**config["input"], "range": tuple(config["input"]["range"])}),
+        input=InputSpec.from_config(config["input"]),
         parameterization=config["parameterization"],
         conditioning=Conditioning(**config["conditioning"]),
         sampling=SamplingSpec(**config["sampling"]),

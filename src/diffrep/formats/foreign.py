@@ -14,6 +14,7 @@ from diffrep.denoiser import Denoiser
 from diffrep.errors import DiffrepError, FormatError, UsageError
 from diffrep.formats.cards import Card, find_card
 from diffrep.formats.content import Content, Family, LazyWeights, find, read
+from diffrep.formats.diffusers_common import VAES, class_name
 from diffrep.formats.families import families
 from diffrep.formats.limits import at_most
 from diffrep.formats.walking import not_finite, tensors_below
@@ -90,6 +91,8 @@ def recognized(content: Content) -> Family:
             raise
         except Exception:  # keys and shapes that this family does not expect
             continue
+    if class_name(content) in VAES:
+        raise FormatError(f"{content.name} is a VAE, not a model of images", "name it with --vae, or dr.load_vae(...)")
     raise FormatError(
         f"{content.name} is no checkpoint that diffrep knows; it holds {first_keys(content)}",
         f"read are: diffrep, {', '.join(family.name for family in known)}",

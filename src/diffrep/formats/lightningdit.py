@@ -1,8 +1,8 @@
 """Files of LightningDiT: a state dict or a training checkpoint, velocities towards the image, normalized latents.
 
 The statistics by which latents were normalized belong to the model and lie in a file of their own,
-`latents_stats.pt`; without them the model cannot be used, so they are asked for (DDAE 5.6). They are kept in the
-network's config: `diffrep.networks.lightningdit.normalize` and `restore` use them.
+`latents_stats.pt`; without them the model cannot be used, so they are asked for (DDAE 5.6). They become the `scaling`
+of its `InputSpec`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from diffrep.formats.dit_tensors import (
     velocity,
 )
 from diffrep.formats.families import Family
+from diffrep.input_spec import LatentScaling
 
 STATISTICS = "latents_stats.pt"
 
@@ -50,11 +51,12 @@ def load(content: Content) -> Denoiser:
     check_path(content)
     tensors = tensors_of(content)
     recipe = {"layout": "lightningdit", **outline(content, tensors, "LightningDiT"), **parts(content, tensors)}
-    recipe |= normalization(content, recipe["image_channels"])
+    scaling = scaling_of(content, recipe["image_channels"])
     tensors = velocity(content, tensors, recipe, turned=True)
     times = "logit-normal" if fact(content, "use_lognorm", True) else "uniform"
     network = filled(recipe, tensors, content)
-    return flow(network, recipe, labels_of(content, tensors), content, data_at_one=True, times=times)
+    labels = labels_of(content, tensors)
+    return flow(network, recipe, labels, content, data_at_one=True, times=times, scaling=scaling)
 
 
 def parts(content: Content, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -74,28 +76,30 @@ def parts(content: Content, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def normalization(content: Content, channels: int) -> dict[str, Any]:
-    """Mean and standard deviation of each latent channel, and the factor after them.
+def scaling_of(content: Content, channels: int) -> LatentScaling:
+    """How latents were normalized: (z - mean) / std * multiplier.
 
-    They are facts (`latent_mean`, `latent_std`, `latent_multiplier`), or stand in the statistics' file beside the
-    checkpoint. Where a config says `latent_norm: false`, there are none.
+    Mean and standard deviation of each channel are facts (`latent_mean`, `latent_std`), or stand in the statistics'
+    file beside the checkpoint; the factor is `latent_multiplier`. Where a config says `latent_norm: false`, there is
+    the factor alone.
 
     Errors:
         FormatError: nothing says how latents were normalized, or not one number per channel.
     """
-    found: dict[str, Any] = {"latent_multiplier": float(fact(content, "latent_multiplier", 1.0))}
+    multiplier = float(fact(content, "latent_multiplier", 1.0))
     if fact(content, "latent_norm") is False:
-        return found
-    statistics = _beside(content.path)
+        return LatentScaling(scale=(multiplier,))
+    statistics, found = _beside(content.path), {}
     for ours, theirs in (("latent_mean", "mean"), ("latent_std", "std")):
         value = fact(content, ours, statistics.get(theirs))
         found[ours] = _numbers(value) if value is not None else None
-    missing = [name for name in ("latent_mean", "latent_std") if found[name] is None]
+    missing = [name for name, numbers in found.items() if numbers is None]
     require(content, f"a LightningDiT checkpoint ({STATISTICS} is not beside it)", missing)
-    for name in ("latent_mean", "latent_std"):
-        if found[name] is None or len(found[name]) != channels:
-            raise FormatError(f"{name} is {found[name]}", f"{content.path} needs {channels} numbers, one per channel")
-    return found
+    for name, numbers in found.items():
+        if numbers is None or len(numbers) != channels:
+            raise FormatError(f"{name} is {numbers}", f"{content.path} needs {channels} numbers, one per channel")
+    mean, std = found["latent_mean"] or [], found["latent_std"] or []
+    return LatentScaling(tuple(mean), tuple(multiplier / deviation for deviation in std))
 
 
 def _beside(path: Path) -> Mapping[str, Any]:

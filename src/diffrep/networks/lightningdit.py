@@ -1,15 +1,9 @@
 """LightningDiT (Yao, Yang and Wang 2025, arXiv 2501.01423): DiT with RMSNorm, SwiGLU and rotary positions.
 
-It works on normalized latents of a VA-VAE, one token per latent pixel. The statistics by which these were normalized
-belong to the model: they are in its `config`, and `normalize` and `restore` use them.
+It works on normalized latents of a VA-VAE, one token per latent pixel.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor, nn
 
 from diffrep.networks.blocks import TimeEmbedding
 from diffrep.networks.dit import WAVES, DiT, initialized
@@ -45,9 +39,6 @@ def lightningdit(
     rotary: bool = True,
     qk_norm: bool = False,
     shift: bool = True,
-    latent_mean: Sequence[float] | None = None,
-    latent_std: Sequence[float] | None = None,
-    latent_multiplier: float = 1.0,
     zero_init: bool = True,
 ) -> DiT:
     """Build a LightningDiT; the defaults are LightningDiT-XL/1 without classes.
@@ -67,12 +58,10 @@ def lightningdit(
         rotary: rotary positions besides the table of positions.
         qk_norm: normalized queries and keys.
         shift: blocks are scaled, shifted and gated; otherwise scaled and gated.
-        latent_mean: mean of each latent channel before normalization, (C,); None where latents are taken as they are.
-        latent_std: standard deviation, (C,).
-        latent_multiplier: factor after both.
         zero_init: blocks start as the identity and the output at 0.
 
     Example:
+        >>> import torch
         >>> with torch.device("meta"):
         ...     network = lightningdit(classes=1001)
         >>> sum(p.numel() for p in network.parameters())
@@ -98,24 +87,3 @@ def lightningdit(
         learns_variance=learns_variance,
     )
     return initialized(network, zero_init)
-
-
-def normalize(network: nn.Module, latents: Tensor) -> Tensor:
-    """Latents as the VAE gives them, (B, C, H, W), to what the network takes: (z - mean) / std * multiplier."""
-    mean, scale = _statistics(network, latents)
-    return (latents - mean) * scale
-
-
-def restore(network: nn.Module, latents: Tensor) -> Tensor:
-    """The inverse of `normalize`."""
-    mean, scale = _statistics(network, latents)
-    return latents / scale + mean
-
-
-def _statistics(network: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    config = getattr(network, "config", {})
-    mean, std = (
-        torch.tensor(config.get(name) or [default], dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
-        for name, default in (("latent_mean", 0.0), ("latent_std", 1.0))
-    )
-    return mean, config.get("latent_multiplier", 1.0) / std

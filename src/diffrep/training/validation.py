@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from diffrep.data import Batch, Dataset, to_tensor
+from diffrep.data import Batch, Dataset, to_input
 from diffrep.denoiser import InputSpec
 from diffrep.randomness import Draw
 from diffrep.training.objective import Objective
@@ -35,7 +35,7 @@ def validation(
         for start in range(0, len(dataset), batch_size):
             rows = slice(start, start + batch_size)
             labels = None if dataset.labels is None else torch.as_tensor(dataset.labels[rows], device=device)
-            batch = Batch(to_tensor(dataset.images[rows], spec.range, device), labels, list(dataset.ids[rows]))
+            batch = Batch(to_input(dataset.images[rows], spec.range, device), labels, list(dataset.ids[rows]))
             for k in range(draws):
                 total += float(objective.loss(batch, Draw(seed, k, batch.ids)).sum())
         return total / (draws * len(dataset))

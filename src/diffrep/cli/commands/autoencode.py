@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import AutoencodeConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 from diffrep.cli.training import run_training
 
 if TYPE_CHECKING:
@@ -40,19 +41,22 @@ def work(session: Session) -> dict[str, Any]:
 
     config: AutoencodeConfig = session.config
     base = session.labelled(session.denoiser(config.model))
-    splits = session.images(base.input)
+    splits = session.images(base, "train", "val")
+    if config.preview_every:
+        session.view(base)  # pictures that cannot be made are refused before training
     model = ShiftAutoencoder.fresh(base, config.code_dim, seed=config.seed, training_scale=config.training_scale)
     model = model.to(session.device)
 
     def preview(images: Dataset) -> Tensor:
         import torch
 
-        from diffrep.data import to_tensor
+        from diffrep.data import to_input
         from diffrep.randomness import noise_for
 
-        few = images.take(8)
-        x0 = to_tensor(few.images, base.input.range, session.device)
-        return torch.cat([x0, model.decode(model.encode(x0), steps=10, noise=noise_for(config.seed, few.ids))])
+        few, view = images.take(8), session.view(base)
+        x0 = to_input(few.images, base.input.range, session.device)
+        both = torch.cat([x0, model.decode(model.encode(x0), steps=10, noise=noise_for(config.seed, few.ids))])
+        return view(both) if view else both
 
     objective = ShiftObjective(model, weighting=config.weighting)
     results = run_training(session, objective, model, splits, base.input, preview)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import architecture_in, print_results
+from diffrep.cli.common import print_results
 from diffrep.cli.configs import ConvertConfig
 from diffrep.cli.options import Shown
+from diffrep.cli.session import architecture_in
 
 
 def convert(config: Annotated[ConvertConfig, Parameter(name="*")], options: Shown = Shown()) -> int:  # noqa: B008

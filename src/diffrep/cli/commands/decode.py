@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 from diffrep.cli.commands.encode import FILE, identity
 from diffrep.cli.commands.probe import file_of
-from diffrep.cli.common import Session, execute, there
+from diffrep.cli.common import execute
 from diffrep.cli.configs import DecodeConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session, there
 from diffrep.errors import FormatError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def work(session: Session) -> dict[str, Any]:
     source = there(file_of(config.codes, FILE), "file of codes", "write one with: diffrep encode MODEL DATA -o OUT")
     sets = read_parquet(source)
     _check(sets, model, config)
+    session.view(model)  # pictures that cannot be made are refused before any work
     session.start()
     written: list[dict[str, Any]] = []
     first: list[Tensor] = []
@@ -100,7 +102,8 @@ def _images(session: Session, model: Any, part: FeatureSet, rows: slice) -> Tens
         start = start.reshape(len(z), spec.channels, spec.size, spec.size)
     noise = noise_for(session.config.seed, part.ids[rows])
     images: Tensor = model.decode(z, start, steps=session.config.steps, noise=noise)
-    return images
+    view = session.view(model)
+    return view(images) if view else images
 
 
 def _write(session: Session, images: Tensor, ids: list[str], first: int) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import Session, execute
-from diffrep.cli.common import command as words
+from diffrep.cli.common import execute
 from diffrep.cli.configs import DemoConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
+from diffrep.cli.session import command as words
 from diffrep.errors import UsageError
 
 BESIDE = ("experiment", "model", "data", "output_dir", "device")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from diffrep.cli.commands.extract import with_images
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import EncodeConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 
 if TYPE_CHECKING:
     from diffrep.data import Dataset
@@ -43,7 +44,8 @@ def work(session: Session) -> dict[str, Any]:
 
     config: EncodeConfig = session.config
     model = session.autoencoder(config.model)
-    splits = session.images(model.input)
+    wanted = [config.split] if config.split else []
+    splits = session.images(model, *wanted)
     chosen = with_images(splits, config.split)
     session.start()
     session.bad_records(splits)
@@ -76,14 +78,14 @@ def identity(model: Any) -> str:  # noqa: ANN401 (an nn.Module; imported late)
 def _codes(session: Session, model: Any, part: Dataset, protocol: dict[str, Any]) -> FeatureSet:  # noqa: ANN401
     import torch
 
-    from diffrep.data import to_tensor
+    from diffrep.data import to_input
     from diffrep.feature_set import FeatureSet
 
     config: EncodeConfig = session.config
     rows: dict[str, list[torch.Tensor]] = {"z": [], **({"x_T": []} if config.invert else {})}
     for start in range(0, len(part), config.batch_size):
         images = part.images[start : start + config.batch_size]
-        x0 = to_tensor(images, model.input.range, session.device)
+        x0 = to_input(images, model.input.range, session.device)
         z = model.encode(x0)
         rows["z"].append(z.cpu())
         if config.invert:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from diffrep.cli import levels
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import ExtractConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session, architecture_in
 from diffrep.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def plan(config: ExtractConfig) -> list[str]:
     from diffrep.formats import load
     from diffrep.tap_features import TapFeatures
 
-    model = load(config.model)
+    model = load(config.model, architecture=architecture_in(config.architecture))
     denoiser = getattr(model, "denoiser", model)
     rows = None if config.levels is None else levels.parse(config.levels, denoiser.schedule)
-    features = TapFeatures(denoiser, words(config.taps), rows, pool=config.pool)
+    features = TapFeatures(denoiser, wanted_taps(config), rows, pool=config.pool)
     size = denoiser.input.size
     return [
         f"read {config.data} ({config.split or 'all splits'}) at {size}x{size}, {denoiser.input.channels} channel(s)",
@@ -54,13 +55,14 @@ def work(session: Session) -> dict[str, Any]:
     rows = None if config.levels is None else levels.parse(config.levels, denoiser.schedule)
     features = TapFeatures(
         session.labelled(denoiser),
-        words(config.taps),
+        wanted_taps(config),
         rows,
         pool=config.pool,
         noise_seed=config.seed,
         precision=config.precision,
     )
-    splits = session.images(denoiser.input)
+    wanted = [config.split] if config.split else []
+    splits = session.images(denoiser, *wanted)
     chosen = with_images(splits, config.split)
     session.start()
     session.bad_records(splits)
@@ -74,6 +76,11 @@ def work(session: Session) -> dict[str, Any]:
         "model": denoiser.identity,
         "file": str(session.folder / FILE),
     }
+
+
+def wanted_taps(config: ExtractConfig) -> list[str] | None:
+    """The taps of --taps; None where there are none, which is the model's own default."""
+    return words(config.taps) if config.taps else None
 
 
 def words(taps: tuple[str, ...]) -> list[str]:

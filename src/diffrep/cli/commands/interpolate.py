@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from diffrep.cli.commands.extract import words
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import InterpolateConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 from diffrep.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -38,21 +39,21 @@ def work(session: Session) -> dict[str, Any]:
     """Interpolate and write."""
     import torch
 
-    from diffrep.data import to_tensor
+    from diffrep.data import to_input
     from diffrep.experiments.interpolate import interpolation
     from diffrep.files import write_atomic
     from diffrep.reports.images import png, tile
 
     config: InterpolateConfig = session.config
     model = session.autoencoder(config.model)
-    splits = session.images(model.input)
+    view, splits = session.view(model), session.images(model, config.split)
     images = splits.split(config.split)
     pairs = pairs_of(images, words(config.ids), config.num)
     session.start()
     session.bad_records(splits)
-    ends = [to_tensor(images.images[[p[k] for p in pairs]], model.input.range, session.device) for k in (0, 1)]
+    ends = [to_input(images.images[[p[k] for p in pairs]], model.input.range, session.device) for k in (0, 1)]
     names = [f"{images.ids[a]} to {images.ids[b]}" for a, b in pairs]
-    outcome = interpolation(model, *ends, names=names, num_frames=config.frames, steps=config.steps)
+    outcome = interpolation(model, *ends, names=names, num_frames=config.frames, steps=config.steps, view=view)
     rows = torch.from_numpy(outcome.arrays["interpolation"]).flatten(0, 1).numpy()
     write_atomic(session.folder / "interpolation.png", png(tile(rows, config.frames)))
     session.wrote("interpolation.png")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from diffrep.cli.commands.extract import FILE
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import ProbeConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 from diffrep.errors import InputError, UsageError, nearest
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import ReconstructConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 
 
 def reconstruct(config: Annotated[ReconstructConfig, Parameter(name="*")], options: Options = Options()) -> int:  # noqa: B008
@@ -30,25 +31,26 @@ def plan(config: ReconstructConfig) -> list[str]:
 
 def work(session: Session) -> dict[str, Any]:
     """Measure, and leave sections for the report."""
-    from diffrep.data import to_tensor
+    from diffrep.data import to_input
     from diffrep.experiments.reconstruct import reconstruct as measure
 
     config: ReconstructConfig = session.config
     model = session.autoencoder(config.model)
-    splits = session.images(model.input)
+    view, splits = session.view(model), session.images(model, "train", config.split)
     chosen, train = splits.split(config.split).take(config.num), splits.split("train")
     session.start()
     session.bad_records(splits)
     outcome = measure(
         model,
-        to_tensor(chosen.images, model.input.range, session.device),
+        to_input(chosen.images, model.input.range, session.device),
         chosen.ids,
-        train=to_tensor(train.images, model.input.range, session.device),
+        train=to_input(train.images, model.input.range, session.device),
         steps=(config.steps,),
         headline_steps=config.steps,
         inversion_steps=(config.inversion_steps,),
         seed=config.seed,
         batch_size=config.batch_size,
+        view=view,
         progress=session.reporter.update,
     )
     return session.take(outcome, "Reconstruction")

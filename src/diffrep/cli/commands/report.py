@@ -6,9 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import print_results, there
+from diffrep.cli.common import print_results
 from diffrep.cli.configs import ReportConfig
 from diffrep.cli.options import Shown
+from diffrep.cli.session import there
 
 
 def report(config: Annotated[ReportConfig, Parameter(name="*")], options: Shown = Shown()) -> int:  # noqa: B008

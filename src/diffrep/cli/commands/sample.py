@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import SampleConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 from diffrep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 def sample(config: Annotated[SampleConfig, Parameter(name="*")], options: Options = Options()) -> int:  # noqa: B008
     """Draw images from a denoiser: OUT/samples.png (a sheet) and OUT/samples.npz (uint8 images, ids).
 
-    A model of latents gives float32 latents in place of images, and no sheet. Image i belongs to (--seed, i): more
-    images or another batch size leave the first ones as they are.
+    A model of latents also gives float32 latents; without its VAE (--vae) there are no images and no sheet. Image i
+    belongs to (--seed, i): more images or another batch size leave the first ones as they are.
     """
     return execute(config, options, plan=plan, work=work)
 
@@ -51,30 +52,34 @@ def work(session: Session) -> dict[str, Any]:
         hint = f"sample its base: diffrep sample {base.source}" if base else "make images from codes: diffrep decode"
         raise UsageError(f'"{config.model}" is an autoencoder without a prior of codes', hint)
     model = model.for_sampling() if config.sampler == "ddim" else model
-    denoise = session.labelled(model)
+    denoise, vae = session.labelled(model), session.vae_of(model)
     model.schedule.path(config.steps, rule=config.rule)  # a rule or a number of steps that cannot be is refused first
     session.start()
-    ids, images = [str(i) for i in range(config.num)], []
+    ids = [str(i) for i in range(config.num)]
+    images: list[Tensor] = []
+    latents: list[Tensor] = []
     for start in range(0, config.num, config.batch_size):
         part = ids[start : start + config.batch_size]
-        images.append(
-            draw(
-                denoise,
-                part,
-                config.seed,
-                steps=config.steps,
-                sampler=config.sampler,
-                rule=config.rule,
-                progress=session.reporter.steps(f"images {start + 1} to {start + len(part)}"),
-            ).cpu()
+        drawn = draw(
+            denoise,
+            part,
+            config.seed,
+            steps=config.steps,
+            sampler=config.sampler,
+            rule=config.rule,
+            progress=session.reporter.steps(f"images {start + 1} to {start + len(part)}"),
         )
-    drawn, wrote = torch.cat(images), ["samples.npz"]
+        if model.input.latent:
+            latents.append(drawn.cpu())
+        if vae or not model.input.latent:
+            images.append((vae.decode(drawn, model.input) if vae else drawn).cpu())
     arrays: dict[str, Any] = {"ids": np.array(ids)}
-    if model.input.latent:
-        arrays["latents"] = drawn.numpy()
-    else:
-        write_sheet(session.folder / "samples.png", drawn)
-        arrays["images"], wrote = to_uint8(drawn), ["samples.png", *wrote]
+    wrote = ["samples.npz"]
+    if latents:
+        arrays["latents"] = torch.cat(latents).numpy()
+    if images:
+        write_sheet(session.folder / "samples.png", torch.cat(images))
+        arrays["images"], wrote = to_uint8(torch.cat(images)), ["samples.png", *wrote]
     with atomic_path(session.folder / "samples.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     session.wrote(*wrote)

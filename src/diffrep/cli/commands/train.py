@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diffrep.cli.common import Session, execute
+from diffrep.cli.common import execute
 from diffrep.cli.configs import TrainConfig
 from diffrep.cli.options import Options
+from diffrep.cli.session import Session
 from diffrep.cli.training import run_training
 from diffrep.errors import InputError, UsageError
 
@@ -55,6 +56,8 @@ def work(session: Session) -> dict[str, Any]:
         )
     )
     denoiser = build(config, splits).to(device)
+    if denoiser.input.latent and config.preview_every:
+        raise UsageError("latents have no previews", "leave --preview-every out")
 
     def preview(images: Dataset) -> Tensor:
         from diffrep.cli.commands.sample import draw
@@ -78,7 +81,8 @@ def build(config: TrainConfig, splits: Splits) -> Denoiser:
     from diffrep.randomness import seed_of
     from diffrep.schedules import DiscreteSchedule
 
-    _, height, width, channels = splits.split("train").images.shape
+    images = splits.split("train")
+    _, height, width, channels = images.images.shape
     if height != width:
         raise InputError(f"images of {height}x{width} pixels", "say --image-size: they are cropped to that square")
     recipe = {"layout": config.layout, "image_channels": channels, "channels": config.width, "blocks": config.blocks}
@@ -92,6 +96,5 @@ def build(config: TrainConfig, splits: Splits) -> Denoiser:
     except ValueError as error:
         raise UsageError(f"this network cannot be built: {error}", "see --width, --blocks and --layout") from error
     schedule = DiscreteSchedule.linear() if config.schedule == "linear" else DiscreteSchedule.cosine()
-    return Denoiser(
-        network, schedule=schedule, input=InputSpec(channels, height), parameterization=config.parameterization
-    )
+    spec = InputSpec(channels, height, latent=images.latent)
+    return Denoiser(network, schedule=schedule, input=spec, parameterization=config.parameterization)
