@@ -24,6 +24,8 @@ from diffrep.schedules import DiscreteSchedule, Schedule, schedule_from_config
 
 Denoise = Callable[[Tensor, NoiseLevel], Prediction]
 PARAMETERIZATIONS = ("eps", "x0", "v", "flow", "edm")
+AT_THE_ENDS = ("v", "flow")
+"""What tells x0 and eps apart also in pure noise and in an image."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Denoiser(nn.Module):
         """
         self._check(x_t, level)
         own = self.schedule.convert(level)
-        rescale = own.alpha / level.alpha
+        rescale = (own.alpha + own.sigma) / (level.alpha + level.sigma)  # also where one of them is 0
         same = bool(((rescale - 1).abs() < 1e-6).all())
         if same:
             own, x_own = level, x_t
@@ -252,6 +254,11 @@ class Denoiser(nn.Module):
                 "expected () or one per image; iterate over more",
             )
         self.schedule.check(level)
+        if self.parameterization not in AT_THE_ENDS and not bool(torch.isfinite(level.log_snr).all()):
+            raise UsageError(
+                f'a level without noise or without image for a network that predicts "{self.parameterization}"',
+                "take one between them",
+            )
 
     @property
     def device(self) -> torch.device:

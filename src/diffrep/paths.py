@@ -17,7 +17,7 @@ from diffrep.errors import UsageError, nearest
 from diffrep.noise import NoiseLevel, stack
 
 if TYPE_CHECKING:
-    from diffrep.schedules import DiscreteSchedule, Schedule
+    from diffrep.schedules import DiscreteSchedule, FlowSchedule, Schedule
 
 
 def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> NoiseLevel:
@@ -32,6 +32,8 @@ def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> No
         raise UsageError(f"a path of {steps} steps", "expected at least 1")
     if name in TABLE_RULES and not discrete:
         raise UsageError(f'path rule "{name}" needs a discrete schedule', 'take "karras" or "uniform-log-snr"')
+    if name == "flow" and schedule.convention != "flow":
+        raise UsageError('path rule "flow" needs the schedule of a flow', 'take "karras" or "uniform-log-snr"')
     return RULES[name](schedule, steps, direction)
 
 
@@ -132,6 +134,13 @@ def karras(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
     return stack([levels, NoiseLevel(1.0, 0.0)]) if direction == "down" else _reverse(levels)
 
 
+def flow(schedule: FlowSchedule, steps: int, direction: str) -> NoiseLevel:
+    """N+1 times evenly from pure noise (s = 1) to the image, shifted as the schedule says: SiT, REPA, LightningDiT."""
+    s = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    levels = schedule.at(schedule.shift * s / (1 + (schedule.shift - 1) * s))
+    return levels if direction == "down" else _reverse(levels)
+
+
 def uniform_log_snr(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
     """N+1 levels evenly spaced in log-SNR over the model's range; ends at its lowest noise."""
     low, high = schedule.log_snr_range
@@ -161,6 +170,7 @@ RULES: dict[str, Callable[..., NoiseLevel]] = {
     "leading-1": leading_1,
     "trailing": trailing,
     "linspace": linspace,
+    "flow": flow,
     "karras": karras,
     "uniform-log-snr": uniform_log_snr,
 }

@@ -8,6 +8,7 @@ the level's convention, by equal log-SNR. Tables are float64 and cast where they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,8 +49,13 @@ class Schedule:
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """Lowest and highest log-SNR at which the network may be evaluated."""
+        """Lowest and highest log-SNR of its paths, and of training."""
         raise NotImplementedError
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest log-SNR at which the network may be evaluated: the range, or what its program allows."""
+        return self.log_snr_range
 
     def convert(self, level: NoiseLevel) -> NoiseLevel:
         """The level of equal log-SNR in this schedule's own convention."""
@@ -61,8 +67,8 @@ class Schedule:
         Args:
             steps: number N of network evaluations; at least 1.
             rule: "pdae", "guided-diffusion", "ddae", or diffusers' "leading", "leading-1", "trailing", "linspace"
-                (discrete schedules), "karras" or "uniform-log-snr" (all); None: "pdae" for a discrete schedule, else
-                "karras".
+                (discrete schedules), "flow" (flows), "karras", "edm" or "uniform-log-snr" (all); None: "pdae" for a
+                discrete schedule, else "karras".
             direction: "down" for samplers, from noise to image; "up" for `invert`.
 
         Errors:
@@ -76,7 +82,7 @@ class Schedule:
         Errors:
             UsageError: naming the log-SNR given and the range.
         """
-        low, high = self.log_snr_range
+        low, high = self.limits
         log_snr = level.log_snr
         if not bool(((log_snr >= low - 1e-3) & (log_snr <= high + 1e-3)).all()):  # also what is not a number
             given = ", ".join(f"{v:.4g}" for v in log_snr.reshape(-1)[:4].tolist())
@@ -254,15 +260,19 @@ class FlowSchedule(Schedule):
 
     Args:
         times: training distribution of s, "uniform" or "logit-normal".
-        margin: the network is evaluated for s in [margin, 1 - margin], because a step divides by s or 1 - s.
+        margin: training, and paths that are even in noise, keep to s in [margin, 1 - margin].
+        shift: the rule "flow" walks shift s / (1 + (shift - 1) s) for s evenly from 1 to 0; more than 1 stays longer
+            with the noise.
     """
 
     convention = "flow"
 
-    def __init__(self, times: str = "uniform", margin: float = 1e-3) -> None:
+    def __init__(self, times: str = "uniform", margin: float = 1e-3, shift: float = 1.0) -> None:
         if times not in ("uniform", "logit-normal"):
             raise UsageError(f'unknown times "{times}"', nearest(times, ("uniform", "logit-normal")))
-        self.times, self.margin = times, margin
+        if not shift > 0:
+            raise UsageError(f"shift = {shift}", "expected a positive number")
+        self.times, self.margin, self.shift = times, margin, float(shift)
 
     def at(self, t: Time) -> NoiseLevel:
         """The level at s in [0, 1]."""
@@ -289,9 +299,15 @@ class FlowSchedule(Schedule):
         low, high = (2 * (torch.log1p(-ends) - ends.log())).tolist()
         return low, high
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Any level: a velocity is finite from the image to pure noise, both included."""
+        return -math.inf, math.inf
+
     def config(self) -> dict[str, Any]:
         """All arguments."""
-        return {"kind": "flow", "times": self.times, "margin": self.margin}
+        shifted = {"shift": self.shift} if self.shift != 1 else {}
+        return {"kind": "flow", "times": self.times, "margin": self.margin, **shifted}
 
 
 def schedule_from_config(config: dict[str, Any]) -> Schedule:

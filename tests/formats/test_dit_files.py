@@ -13,6 +13,7 @@ from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
 from diffrep.formats import load, save
 from diffrep.noise import NoiseLevel
+from diffrep.sampling import ddim, invert
 from diffrep.schedules import DiscreteSchedule, FlowSchedule
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import read
@@ -20,7 +21,7 @@ from tests.formats.transformer_files import adaptive_shapes, batch, linear, open
 from tests.formats.transformer_formulas import adaptive
 
 FACTS = {"num_heads": 2, "num_classes": 10, "model": "DiT-tiny"}
-SIT = {**FACTS, "model": "SiT-S/2"}
+SIT = {**FACTS, "model": "SiT-S/2", "learn_sigma": False}
 REPA = {**FACTS, "encoder_depth": 1, "path_type": "linear", "prediction": "v"}
 X, Y = batch(), torch.tensor([3, 10, 0])
 
@@ -74,7 +75,7 @@ def test_dit_without_a_variance(tmp_path: Path) -> None:
 def test_sit_points_to_the_image(tmp_path: Path) -> None:
     """Its t is 1 - s, its velocity x - eps, and half of its output is dropped (`learn_sigma`)."""
     state = random_state(adaptive_shapes(out_channels=8))
-    denoiser = open_file(write(tmp_path / "weights.pt", state), SIT)
+    denoiser = open_file(write(tmp_path / "weights.pt", state), {**SIT, "learn_sigma": True})
     t = torch.tensor([0.1, 0.5, 0.93], dtype=torch.float64)
     u, kept = adaptive(state, X, t, Y, 2, discard=True)
     level = NoiseLevel(t, 1 - t)
@@ -152,28 +153,108 @@ def test_configs_are_found_two_folders_above(tmp_path: Path) -> None:
     assert open_file(path).labels.null == 10
 
 
+FEW = {"num_heads": 2, "num_classes": 10}
+
+
+def doubled(variance: str) -> dict[str, Tensor]:
+    """A file with a second half of the output, which DiT trains and SiT leaves at zero."""
+    state = random_state(adaptive_shapes(out_channels=8))
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        rows = state[name].reshape(4, 8, -1)
+        rows[:, 4:] *= variance == "trained"
+        rows[:, :4] *= variance != "nothing trained"
+    return state
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"), [("SiT-XL-2-256x256.pt", "flow"), ("DiT-XL-2-256x256.pt", "eps"), ("site.pt", "eps")]
+    ("name", "kind"),
+    [
+        ("SiT-XL-2-256x256.pt", "flow"),
+        ("DiT-XL-2-256x256.pt", "eps"),
+        ("site.pt", "eps"),
+        ("edit.pt", "eps"),
+        ("dit-and-sit.pt", "eps"),
+        ("000-SiT-XL-2-Linear-velocity-None/checkpoints/0050000.pt", "flow"),
+        ("lightningdit-xl-imagenet256-64ep.pt", "flow"),
+    ],
 )
 def test_where_nothing_else_speaks_the_name_does(tmp_path: Path, name: str, kind: str) -> None:
-    state, facts = random_state(adaptive_shapes(out_channels=8)), {"num_heads": 2, "num_classes": 10}
-    assert open_file(write(tmp_path / name, state), facts).parameterization == kind
+    facts = {**FEW, "latent_norm": False} if "lightning" in name else FEW
+    assert open_file(write(tmp_path / name, doubled("trained")), facts).parameterization == kind
 
 
-def test_a_guess_of_the_program_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    facts = {"num_heads": 2, "num_classes": 10}
-    open_file(write(tmp_path / "weights.pt", random_state(adaptive_shapes(out_channels=8))), facts)
-    assert 'taken for DiT; if SiT wrote it: architecture={"model": "SiT-XL/2"}' in caplog.text
+@pytest.mark.parametrize(("variance", "kind"), [("trained", "eps"), ("zero", "flow")])
+def test_a_variance_that_was_never_trained_is_sits(tmp_path: Path, variance: str, kind: str) -> None:
+    denoiser = open_file(write(tmp_path / "weights.pt", doubled(variance)), FEW)
+    assert denoiser.parameterization == kind
+    assert (denoiser.conditioning.scale == -1) == (kind == "flow")
+
+
+def test_where_nothing_was_trained_the_program_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"DiT, SiT, REPA and LightningDiT share.*not tell: model"):
+        open_file(write(tmp_path / "weights.pt", doubled("nothing trained")), FEW)
 
 
 def test_without_variances_the_program_must_be_named(tmp_path: Path) -> None:
-    """A trunk of REPA has DiT's names and shapes."""
-    path, facts = write(tmp_path / "last.pt", random_state(adaptive_shapes())), {"num_heads": 2, "num_classes": 10}
-    with pytest.raises(FormatError, match="not tell: model"):
-        open_file(path, facts)
-    assert open_file(path, {**facts, "learn_sigma": False}).parameterization == "eps"
-    assert open_file(path, {**facts, "model": "DiT-tiny"}).parameterization == "eps"
-    assert open_file(path, {**facts, "enc_type": "dinov2-vit-b"}).parameterization == "flow"
+    """A trunk of REPA has DiT's names and shapes, and its program calls it SiT-XL/2."""
+    path = write(tmp_path / "last.pt", random_state(adaptive_shapes()))
+    for facts in ({}, {"learn_sigma": False}, {"model": "SiT-XL/2"}, {"model": "my-model"}, {"model": {"target": "x"}}):
+        with pytest.raises(FormatError, match="not tell: model"):
+            open_file(path, {**FEW, **facts})
+    assert open_file(path, {**FEW, "model": "DiT-tiny"}).parameterization == "eps"
+    sit = open_file(path, {**FEW, "model": "SiT-S/2", "learn_sigma": False})
+    assert sit.conditioning.scale == -1
+    for facts in (
+        {"enc_type": "dinov2-vit-b"},
+        {"encoder_depth": 8, "path_type": "edm"},
+        {"model": "SiT-XL/2", "path_type": "linear", "prediction": "v"},
+        {"model": "REPA-SiT-XL/2"},
+    ):
+        repa = open_file(path, {**FEW, **facts})
+        assert (repa.parameterization, repa.conditioning.scale) == ("flow", 1)
+
+
+def test_what_the_file_says_of_itself_goes_before_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("encoder_depth: 8\nnum_heads: 4\nnum_classes: 11\n")
+    arguments = argparse.Namespace(model="SiT-tiny", num_classes=10, path_type="Linear", num_heads=2)
+    state = doubled("trained")
+    path = write(tmp_path / "run" / "0050000.pt", {"model": state, "ema": state, "opt": {}, "args": arguments})
+    denoiser = open_file(path)
+    assert (denoiser.conditioning.scale, denoiser.labels.null) == (-1, 10)
+    assert denoiser.network.config["heads"] == 2
+    assert open_file(path, {"num_heads": 4}).network.config["heads"] == 4
+
+
+def test_ancestral_steps_without_a_learned_variance_are_the_larger(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.pt", random_state(adaptive_shapes()))
+    assert open_file(path, FACTS).sampling.variance == "upper"
+    assert open_file(path, {**FACTS, "sigma_small": True}).sampling.variance == "posterior"
+
+
+def test_what_create_diffusion_was_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.pt", random_state(adaptive_shapes()))
+    told = {"noise_schedule": "squaredcos_cap_v2", "diffusion_steps": 400, "predict_xstart": True}
+    denoiser = open_file(path, {**FACTS, **told})
+    assert denoiser.schedule == DiscreteSchedule.cosine(400)
+    assert denoiser.parameterization == "x0"
+
+
+def test_flows_walk_their_programs_grid_from_pure_noise(tmp_path: Path) -> None:
+    """Euler's method of SiT and REPA: x + dt * u from t = 0 (SiT) or 1 (REPA), in evenly spaced steps."""
+    state, x, y = random_state(adaptive_shapes()), X.double(), torch.tensor([10, 10, 10])
+    for facts, sign in ((SIT, 1), (REPA, -1)):
+        denoiser = open_file(write(tmp_path / "weights.pt", state), facts)
+        path = denoiser.schedule.path(4, rule=denoiser.sampling.rule)
+        assert [float(path.alpha[0]), float(path.sigma[-1])] == [0, 0]
+        expected = x
+        for s in (1.0, 0.75, 0.5, 0.25):
+            t = torch.full((3,), 1 - s if sign == 1 else s)
+            expected = expected + sign * 0.25 * adaptive(state, expected, t, y, 2)[0]
+        with torch.no_grad():
+            close(ddim(denoiser, X, path), expected)
+            up = denoiser.schedule.path(4, rule=denoiser.sampling.rule, direction="up")
+            assert invert(denoiser, X, up).isfinite().all()
+            assert all(v.isfinite().all() for v in TapFeatures(denoiser, "*", [denoiser.schedule.at(0)])(X).values())
 
 
 def test_published_sizes_know_their_heads(tmp_path: Path) -> None:
@@ -188,6 +269,7 @@ def test_published_sizes_know_their_heads(tmp_path: Path) -> None:
     [
         (11, {"num_classes": 10}, 10),
         (10, {"num_classes": 10}, None),
+        (11, {"num_classes": 10, "class_dropout_prob": 0.1}, 10),
         (11, {"class_dropout_prob": 0.1}, 10),
         (10, {"class_dropout_prob": 0}, None),
         (8, {"cfg_prob": 0.1}, 7),
@@ -204,14 +286,18 @@ def test_missing_facts_are_named_all_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "weights.pt", random_state(adaptive_shapes()))
     with pytest.raises(FormatError, match="num_heads, num_classes, model") as caught:
         open_file(path)
-    assert 'architecture={"num_heads": ..., "num_classes": ..., "model": ...}' in caught.value.hint
+    assert 'architecture={"num_heads": ..., "num_classes": ..., "model": "DiT-XL/2" (or' in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
         ({"num_heads": 3}, "num_heads is 3"),
-        ({"num_heads": "two"}, "num_heads is two"),
+        ({"num_heads": "two"}, "num_heads is 'two'"),
+        ({"num_heads": True}, "num_heads is True"),
+        ({"mlp_ratio": 2.0}, "mlp_ratio = 4"),
+        ({"num_classes": "10"}, "num_classes is '10'"),
+        ({"num_classes": 10, "class_dropout_prob": 0}, "class_dropout_prob 0"),
         ({"hidden_size": 64}, "hidden_size = 32"),
         ({"depth": 28}, "depth = 2"),
         ({"input_size": 32}, "input_size = 8"),
@@ -231,6 +317,8 @@ def broken(change: str) -> dict[str, Tensor]:
     state = random_state(adaptive_shapes())
     if change == "missing":
         del state["blocks.1.attn.proj.bias"]
+    elif change == "no labels":
+        del state["y_embedder.embedding_table.weight"]
     elif change == "extra":
         state["blocks.0.cross.weight"] = torch.zeros(3)
     elif change == "shape":
@@ -256,6 +344,7 @@ def broken(change: str) -> dict[str, Tensor]:
     "change",
     [
         "missing",
+        "no labels",
         "extra",
         "shape",
         "a million blocks",
@@ -269,5 +358,11 @@ def broken(change: str) -> dict[str, Tensor]:
 )
 @pytest.mark.parametrize("facts", [FACTS, SIT])
 def test_broken_files_are_refused(tmp_path: Path, change: str, facts: dict[str, object]) -> None:
-    with pytest.raises(FormatError, match="missing: pos_embed" if change == "no positions" else None):
+    named = {
+        "no positions": "1 missing: pos_embed",
+        "no labels": "1 missing: y_embedder.embedding_table.weight",
+        "missing": "1 missing: blocks.1.attn.proj.bias",
+        "extra": "1 left over: blocks.0.cross.weight",
+    }
+    with pytest.raises(FormatError, match=named.get(change)):
         open_file(write(tmp_path / "weights.pt", broken(change)), facts)

@@ -91,10 +91,47 @@ def test_without_statistics_it_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "weights.pt", state_of(**XL))
     with pytest.raises(FormatError, match=r"latents_stats\.pt is not beside it.*latent_mean, latent_std"):
         open_file(path, {"num_heads": 2, "num_classes": 10})
-    with pytest.raises(FormatError, match="4 numbers, one per channel"):
+    with pytest.raises(FormatError, match="4 finite numbers, one per channel"):
         open_file(path, {**FACTS, "latent_std": [1.0, 2.0]})
-    plain = open_file(path, {"num_heads": 2, "num_classes": 10, "data": {"latent_norm": False}})
-    torch.testing.assert_close(plain.input.scaling.normalize(X), X)
+    for std in ([1.0, 2.0, 0.0, 1.0], [1.0, 2.0, float("nan"), 1.0], "one"):
+        with pytest.raises(FormatError, match="latent_std is"):
+            open_file(path, {**FACTS, "latent_std": std})
+
+
+def test_a_config_leaves_out_what_its_program_takes_then(tmp_path: Path) -> None:
+    """The program's train.py: without `latent_norm` no statistics, without a multiplier 0.18215, times uniform."""
+    path, few = write(tmp_path / "weights.pt", state_of(**XL)), {"num_heads": 2, "num_classes": 10}
+    for config in ({"data": {"latent_norm": False}}, {"data": {"image_size": 256}, "transport": {}}):
+        plain = open_file(path, {**few, **config})
+        torch.testing.assert_close(plain.input.scaling.normalize(X), X * 0.18215)
+        assert plain.schedule == FlowSchedule("uniform")
+    told = {"data": {"latent_norm": False, "latent_multiplier": 2.0}, "sample": {"timestep_shift": 0.25}}
+    shifted = open_file(path, {**few, **told, "transport": {"use_lognorm": True}})
+    torch.testing.assert_close(shifted.input.scaling.normalize(X), 2 * X)
+    assert shifted.schedule == FlowSchedule("logit-normal", shift=4.0)
+    t = 1 - shifted.schedule.path(4, rule="flow").sigma
+    even = torch.linspace(0, 1, 5, dtype=torch.float64)
+    torch.testing.assert_close(t, 0.25 * even / (1 - 0.75 * even))
+
+
+def test_what_is_known_by_its_settings_its_name_or_its_statistics(tmp_path: Path) -> None:
+    """A plain one has DiT's names and shapes."""
+    facts = {"num_heads": 2, "num_classes": 10, "latent_norm": False}
+    for name, told in (
+        ("a.pt", {"use_rope": False}),
+        ("lightningdit-xl.pt", {}),
+        ("b.pt", {"model": "LightningDiT-B"}),
+    ):
+        assert open_file(write(tmp_path / name, {"ema": state_of()}), {**facts, **told}).parameterization == "flow"
+    write(tmp_path / "latents_stats.pt", STATISTICS)
+    assert open_file(write(tmp_path / "c.pt", {"ema": state_of()}), facts).parameterization == "flow"
+    with pytest.raises(FormatError, match="use_rope = False"):
+        open_file(tmp_path / "c.pt", {**facts, "use_rope": True})
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="num_heads, latent_mean, latent_std"):
+        open_file(write(tmp_path / "weights.pt", state_of(**XL)), {"num_classes": 10})
 
 
 def test_modulation_of_another_width_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffrep import networks
-from diffrep.formats.dit_tensors import renamed
+from diffrep.formats.dit_tensors import official
 from diffrep.networks.dit_blocks import Rotary, position_table
 from tests.networks.fills import fill_like_ddae, wave
 
@@ -105,7 +105,8 @@ def test_dit_s_2_gives_the_official_values() -> None:
     """spec/ddae.md 2.7: filled by position, the position table left as it is."""
     network = networks.build({"layout": "dit", "classes": 1001, "learns_variance": True}).eval()
     own = network.positions.clone()
-    names = [(name, renamed(name)) for name in official_order(12)]
+    ours = {official(name): name for name in network.state_dict()}
+    names = [(name, ours[name]) for name in official_order(12)]
     assert len(names) == len(network.state_dict())
     fill_like_ddae(network, names)
     network.positions.copy_(own)

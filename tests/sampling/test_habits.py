@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import diffrep as dr
 from diffrep.denoiser import Denoise, SamplingSpec
 from diffrep.errors import InputError, UsageError
 from diffrep.noise import NoiseLevel, stack
 from diffrep.prediction import Prediction
 from diffrep.randomness import noise_for
-from diffrep.sampling import SAMPLERS, Step, ddim, ddpm, heun, invert
+from diffrep.sampling import SAMPLERS, Step, ddim, ddpm, dpmpp_2m, heun, invert
 from tests.identities.gaussian import path_of, random_gaussian, reverse
 
 CLEAN = NoiseLevel(1.0, 0.0)
@@ -143,16 +144,26 @@ def test_what_is_no_path_is_refused(sampler: Callable[..., Tensor], path: NoiseL
 @pytest.mark.parametrize(
     ("sampler", "path", "message"),
     [
-        (ddim, stack([NoiseLevel(0.0, 1.0), DOWN]), "alpha = 0"),
         (heun, stack([NoiseLevel(0.0, 1.0), DOWN]), "alpha = 0"),
-        (invert, stack([CLEAN, UP]), "sigma = 0"),
+        (dpmpp_2m, stack([NoiseLevel(0.0, 1.0), DOWN]), "alpha = 0"),
     ],
 )
-def test_a_start_where_no_network_can_be_evaluated_is_refused(
+def test_a_start_that_the_method_cannot_make_is_refused(
     sampler: Callable[..., Tensor], path: NoiseLevel, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         run(sampler, Constant(True), path)
+
+
+def test_networks_that_cannot_be_evaluated_in_pure_noise_or_in_an_image_say_so() -> None:
+    denoiser, x = dr.load("ddpm-digits"), torch.zeros(1, 1, 8, 8)
+    with pytest.raises(UsageError, match="outside the schedule's range"):
+        ddim(denoiser, x, stack([NoiseLevel(0.0, 1.0), denoiser.schedule.path(3)]))
+    with pytest.raises(UsageError, match="outside the schedule's range"):
+        invert(denoiser, x, stack([CLEAN, denoiser.schedule.path(3, direction="up")]))
+    flow = dr.Denoiser(denoiser.network, schedule=dr.FlowSchedule(), input=denoiser.input, parameterization="x0")
+    with pytest.raises(UsageError, match="without image for a network that predicts"):
+        flow(x, flow.schedule.at(1.0))
 
 
 @pytest.mark.parametrize(

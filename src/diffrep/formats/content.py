@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ __all__ = [
     "Content",
     "Family",
     "Inert",
+    "ask",
     "find",
     "module_tensors",
     "read",
@@ -36,6 +38,8 @@ __all__ = [
 
 MISSING: Any = object()
 """The default of `Content.fact` that makes a missing fact an error."""
+EXAMPLES = {"model": '"DiT-XL/2" (or "SiT-XL/2" with "learn_sigma": false, "REPA", "LightningDiT-XL/1")'}
+"""What may be said where three dots would say too little."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of a network inside DataParallel, and inside torch.compile."""
 
@@ -48,10 +52,12 @@ class Content:
         path: the file, or the diffusers folder.
         data: plain containers, tensors on the CPU and `Inert` records. Of a diffusers folder: {"config": ...,
             "weights": {name: tensor}, "scheduler": ... or None, "model_index": ... or None, "component": "unet"}.
-        facts: official constructor names -> values, also in sections as the program's own config has them.
+        facts: official constructor names -> values, also in sections, of the config beside it or of its card.
         origin: where the facts come from, for messages.
         sha256: of the file, where it had to be computed.
         name: what the user called it.
+        told: facts from the caller, which win over all others.
+        own: facts that the file holds itself, which win over a config beside it.
     """
 
     path: Path
@@ -60,6 +66,8 @@ class Content:
     origin: str = ""
     sha256: str | None = None
     name: str = ""
+    told: dict[str, Any] = field(default_factory=dict, repr=False)
+    own: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def fact(self, name: str, default: Any = MISSING) -> Any:  # noqa: ANN401 (whatever the config says)
         """A fact by its official name (`num_heads`), or by its place in the config (`network.n_channels`).
@@ -67,12 +75,12 @@ class Content:
         Errors:
             FormatError: it is not known and has no default.
         """
-        try:
-            return settings.lookup(self.facts, name)
-        except KeyError:
-            if default is MISSING:
-                require(self, "this checkpoint", [name])
-            return default
+        for known in (self.told, self.own, self.facts):
+            with suppress(KeyError):
+                return settings.lookup(known, name)
+        if default is MISSING:
+            require(self, "this checkpoint", [name])
+        return default
 
     def has(self, name: str) -> bool:
         """Whether a fact is known; one that is said to be None is."""
@@ -110,18 +118,21 @@ def require(content: Content, family: str, names: Iterable[str]) -> None:
     Errors:
         FormatError: naming all that are missing, and how to give them.
     """
-    missing = []
-    for name in names:
-        try:
-            settings.lookup(content.facts, name)
-        except KeyError:
-            missing.append(name.rsplit(".", 1)[-1])
-    if missing:
-        example = ", ".join(f'"{name}": ...' for name in missing)
-        raise FormatError(
-            f"{content.name or content.path} is {family}, and the file does not tell: {', '.join(missing)}",
-            f"put its config beside it, or pass architecture={{{example}}} (--architecture FILE.json)",
-        )
+    if missing := [name.rsplit(".", 1)[-1] for name in names if not content.has(name)]:
+        ask(content, family, missing)
+
+
+def ask(content: Content, family: str, missing: Sequence[str]) -> NoReturn:
+    """Say which facts are missing, and how to give them.
+
+    Errors:
+        FormatError: always.
+    """
+    example = ", ".join(f'"{name}": {EXAMPLES.get(name, "...")}' for name in missing)
+    raise FormatError(
+        f"{content.name or content.path} is {family}, and the file does not tell: {', '.join(missing)}",
+        f"put its config beside it, or pass architecture={{{example}}} (--architecture FILE.json)",
+    )
 
 
 def read(path: Path, architecture: Mapping[str, Any] | None = None, name: str | None = None) -> Content:
@@ -135,20 +146,20 @@ def read(path: Path, architecture: Mapping[str, Any] | None = None, name: str | 
     Errors:
         FormatError: nothing that diffrep reads, broken, or hostile.
     """
+    sha256, own = None, {}
     if path.is_dir():
         data = read_folder(path)
-        found, origin, sha256 = dict(data["config"]), str(path), None
+        found, origin = dict(data["config"]), str(path)
     else:
         data = read_file(path)
+        own = settings.inside(data)
         found, origin = settings.beside(path)
-        sha256 = None
         if not found and not architecture:
             from diffrep.formats.cards import facts_by_hash
 
             found, origin, sha256 = facts_by_hash(path)
-    if architecture:
-        found, origin = {**found, **architecture}, "architecture=" + (f", {origin}" if origin else "")
-    return Content(path, data, found, origin, sha256, name or str(path))
+    origins = ["architecture="] * bool(architecture) + ["the file itself"] * bool(own) + [origin] * bool(origin)
+    return Content(path, data, found, ", ".join(origins), sha256, name or str(path), dict(architecture or {}), own)
 
 
 def read_file(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)

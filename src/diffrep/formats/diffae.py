@@ -7,7 +7,6 @@ as JSON can hold them. A latent model's file holds its autoencoder too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,6 @@ def load(content: Content) -> Denoiser | ConditionalAutoencoder:
     Errors:
         FormatError: facts are missing, an unknown kind of pooling, or tensors are missing or left over.
     """
-    hyper = content.data.get("hyper_parameters")
-    content = replace(content, facts={**(hyper if isinstance(hyper, Mapping) else {}), **content.facts})
     times = ["T", "beta_scheduler", "beatgans_rescale_timesteps"]
     require(content, NAME, [*head_facts(content), "image_size", *times])
     whole = tensors_in(content.data["state_dict"])

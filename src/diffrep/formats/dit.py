@@ -1,15 +1,12 @@
 """Files of DiT, SiT and REPA: one network, three meanings of its time and of its output (DDAE 2.4 and 5.6).
 
 DiT predicts noise and a variance at integer times. SiT and REPA predict a velocity at times in [0, 1], SiT with the
-image at t = 1, REPA with noise there. Their files have the same names and shapes, so what is beside the tensors
-decides: REPA's projectors, the arguments of the program, at last the file's name. Where nothing speaks, a file with
-variances is taken for DiT, and that is said; one without could be DiT's or REPA's, and is refused.
+image at t = 1, REPA with noise there. `dit_program` says who wrote a file.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 
 from torch import Tensor
@@ -17,42 +14,40 @@ from torch import Tensor
 from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content
-from diffrep.formats.dit_tensors import (
-    fact,
-    filled,
-    flow,
-    has_any,
-    is_adaptive,
-    is_lightning,
-    labels_of,
-    learns_variance,
-    outline,
-    source_of,
-    tensors_of,
-    velocity,
-)
+from diffrep.formats.dit_program import fact, program_of, tensors_of
+from diffrep.formats.dit_tensors import filled, flow, labels_of, learns_variance, outline, source_of, velocity
 from diffrep.formats.families import Family
-from diffrep.schedules import DiscreteSchedule
+from diffrep.formats.guided_diffusion import named_schedule
+from diffrep.formats.told import truth, whole
 
 LOG = logging.getLogger("diffrep.formats")
+COSINE = "squaredcos_cap_v2"
+"""What DiT's program calls the cosine schedule."""
 
 
 def load_dit(content: Content) -> Denoiser:
     """The denoiser of a DiT file: noise, linear betas, t = 0..999, null class where the table has a row for it.
 
+    What the program's `create_diffusion` was told may be among the facts: `noise_schedule`, `diffusion_steps`,
+    `predict_xstart` and `sigma_small`.
+
     Errors:
-        FormatError: facts that the file cannot tell, or tensors that do not fit.
+        FormatError: facts that the file cannot tell (also who wrote it), or tensors that do not fit.
     """
     tensors = tensors_of(content)
-    recipe = {"layout": "dit", **outline(content, tensors, "DiT")}
+    recipe = {"layout": "dit", **outline(content, tensors, program_of(content) or "")}
     recipe["learns_variance"] = learns_variance(content, tensors, recipe)
-    if fact(content, "model") is None and "dit" not in content.path.stem.lower():
-        LOG.warning('%s is taken for DiT; if SiT wrote it: architecture={"model": "SiT-XL/2"}', content.path.name)
+    kind = str(fact(content, "noise_schedule", "linear"))
+    steps = whole(content, "diffusion_steps") if fact(content, "diffusion_steps") is not None else 1000
+    fixed = "posterior" if truth(content, "sigma_small") else "upper"
     made = Denoiser(
         filled(recipe, tensors, content),
-        schedule=DiscreteSchedule.linear(),
+        schedule=named_schedule("cosine" if kind == COSINE else kind, steps),
         input=InputSpec(recipe["image_channels"], recipe["size"], latent=True),
-        sampling=SamplingSpec(clip=False, rule="guided-diffusion"),
+        parameterization="x0" if truth(content, "predict_xstart") else "eps",
+        sampling=SamplingSpec(
+            clip=False, rule="guided-diffusion", variance=None if recipe["learns_variance"] else fixed
+        ),
         labels=labels_of(content, tensors),
         source=source_of(content),
     )
@@ -78,7 +73,7 @@ def load_repa(content: Content) -> Denoiser:
 
 
 def _velocity_model(content: Content, program: str, data_at_one: bool) -> Denoiser:
-    check_path(content)
+    check_path(content, unused=("edm",) if program == "REPA" else ())
     tensors = without_projectors(tensors_of(content))
     recipe = {"layout": "dit", **outline(content, tensors, program)}
     tensors = velocity(content, tensors, recipe, turned=data_at_one)
@@ -86,23 +81,8 @@ def _velocity_model(content: Content, program: str, data_at_one: bool) -> Denois
     return flow(filled(recipe, tensors, content), recipe, labels, content, data_at_one=data_at_one)
 
 
-def program_of(content: Content) -> str | None:
-    """Which program wrote the file: "REPA", "SiT" or "DiT", or None where it is none of theirs."""
-    tensors = tensors_of(content)
-    if not is_adaptive(tensors) or is_lightning(content, tensors):
-        return None
-    if has_any(content, "encoder_depth", "proj_coeff", "enc_type") or any(n.startswith("projectors.") for n in tensors):
-        return "REPA"
-    model = str(fact(content, "model", "")).lower()
-    if model.startswith("sit") or has_any(content, "path_type"):
-        return "SiT"
-    if model.startswith("dit"):
-        return "DiT"
-    return "SiT" if re.search(r"(^|[^a-z])sit([^a-z]|$)", content.path.stem.lower()) else "DiT"
-
-
-def _written_by(program: str) -> Callable[[Content], bool]:
-    return lambda content: program_of(content) == program
+def _written_by(*programs: str) -> Callable[[Content], bool]:
+    return lambda content: program_of(content) in programs
 
 
 def without_projectors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -113,8 +93,12 @@ def without_projectors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name not in dropped}
 
 
-def check_path(content: Content) -> None:
+def check_path(content: Content, unused: tuple[str, ...] = ()) -> None:
     """Only velocities on the straight line between image and noise are read.
+
+    Args:
+        content: whose facts are asked.
+        unused: a path that the network's constructor is told and never uses (REPA's default, "edm").
 
     Errors:
         FormatError: another path or prediction.
@@ -122,7 +106,7 @@ def check_path(content: Content) -> None:
     path, prediction = (
         str(fact(content, name, default)).lower() for name, default in (("path_type", "linear"), ("prediction", "v"))
     )
-    if path != "linear" or prediction not in ("v", "velocity"):
+    if path not in ("linear", *unused) or prediction not in ("v", "velocity"):
         raise FormatError(
             f'{content.path} has path_type "{path}" and prediction "{prediction}"',
             "expected a linear path and a velocity",
@@ -130,7 +114,7 @@ def check_path(content: Content) -> None:
 
 
 FAMILIES = (
-    Family("DiT", _written_by("DiT"), load_dit, license="CC BY-NC 4.0", compared=True),
+    Family("DiT", _written_by("DiT", ""), load_dit, license="CC BY-NC 4.0", compared=True),
     Family("SiT", _written_by("SiT"), load_sit, license="MIT", compared=False),
     Family("REPA", _written_by("REPA"), load_repa, license="MIT", compared=False),
 )

@@ -17,123 +17,95 @@ from torch import Tensor, nn
 from diffrep import networks
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError
-from diffrep.formats.content import Content, require, state_dict
-from diffrep.formats.facts import lookup
-from diffrep.formats.folder import load_strictly
+from diffrep.formats.content import Content, ask
+from diffrep.formats.dit_program import doubled, fact, halves
+from diffrep.formats.official_names import load_official
 from diffrep.input_spec import LatentScaling
 from diffrep.schedules import FlowSchedule
 
-HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
-"""The published sizes S, B, L and XL: (width, depth) -> heads."""
+HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16, (1536, 24): 24, (1792, 28): 28}
+"""The published sizes S, B, L and XL, and LightningDiT's 1p0B and 1p6B: (width, depth) -> heads."""
 
 IMAGENET = 1000
 """Classes of the published models: their tables have one row more for "no class", or were trained without."""
+TABLE = "y_embedder.embedding_table.weight"
 
-RENAMED = (
-    (r"^pos_embed$", "positions"),
-    (r"^x_embedder\.", "patch."),
-    (r"^t_embedder\.mlp\.0\.", "time.linear1."),
-    (r"^t_embedder\.mlp\.2\.", "time.linear2."),
-    (r"^y_embedder\.embedding_table\.", "time.classes."),
-    (r"^final_layer\.norm_final\.", "head.norm."),
-    (r"^final_layer\.", "head."),
-    (r"^feat_rope\.freqs_", "rotary."),
-    (r"\.adaLN_modulation\.1\.", ".modulation."),
-    (r"\.attn\.proj\.", ".attention.out."),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.(fc1|w12)\.", ".feed_forward.linear1."),
-    (r"\.mlp\.(fc2|w3)\.", ".feed_forward.linear2."),
+OFFICIAL = (
+    (r"^positions$", "pos_embed"),
+    (r"^patch\.", "x_embedder."),
+    (r"^time\.linear1\.", "t_embedder.mlp.0."),
+    (r"^time\.linear2\.", "t_embedder.mlp.2."),
+    (r"^time\.classes\.", "y_embedder.embedding_table."),
+    (r"^head\.norm\.", "final_layer.norm_final."),
+    (r"^head\.", "final_layer."),
+    (r"^rotary\.", "feat_rope.freqs_"),
+    (r"\.modulation\.", ".adaLN_modulation.1."),
+    (r"\.attention\.out\.", ".attn.proj."),
+    (r"\.attention\.", ".attn."),
 )
-"""From the programs' names of tensors to ours, in this order."""
+"""From our names of tensors to the programs', in this order."""
+LAYERS = {False: ("fc1", "fc2"), True: ("w12", "w3")}
+"""The feed-forward layers of plain and of gated blocks."""
 
 
-def renamed(official: str) -> str:
-    """Our name of a tensor of DiT, SiT, REPA or LightningDiT.
+def official(ours: str, gated: bool = False) -> str:
+    """The name that DiT, SiT, REPA and LightningDiT give to a tensor of our network.
 
     Example:
-        >>> renamed("blocks.3.attn.proj.weight")
-        'blocks.3.attention.out.weight'
+        >>> official("blocks.3.attention.out.weight")
+        'blocks.3.attn.proj.weight'
     """
-    for pattern, ours in RENAMED:
-        official = re.sub(pattern, ours, official)
-    return official
-
-
-def tensors_of(content: Content) -> dict[str, Tensor]:
-    """The weights that count, by official name: `ema`, else `model`, else the file itself; {} where there are none."""
-    tensors = state_dict(content.data, ("ema", "model"))
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def fact(content: Content, name: str, default: Any = None) -> Any:  # noqa: ANN401 (whatever the config says)
-    """A fact from the caller or a config, else from the arguments that a training checkpoint carries in itself."""
-    known = content.fact(name, None)
-    if known is not None or not isinstance(content.data, Mapping):
-        return default if known is None else known
-    for section in ("args", "config"):
-        arguments = content.data.get(section)
-        if isinstance(arguments, Mapping):
-            try:
-                return lookup(arguments, name)
-            except KeyError:
-                continue
-    return default
-
-
-def is_adaptive(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of DiT or one of its descendants."""
-    marks = {"x_embedder.proj.weight", "t_embedder.mlp.0.weight", "blocks.0.adaLN_modulation.1.weight"}
-    return marks <= tensors.keys()
-
-
-def is_lightning(content: Content, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are LightningDiT's: by its gated layers, rotary tables or scales, or by what the config says."""
-    marks = {"blocks.0.mlp.w12.weight", "blocks.0.norm1.weight", "feat_rope.freqs_cos"}
-    named = f"{fact(content, 'model_type', '')} {fact(content, 'model', '')}".lower()
-    return bool(marks & tensors.keys()) or "lightningdit" in named
-
-
-def has_any(content: Content, *names: str) -> bool:
-    """Whether one of these facts is known."""
-    return any(fact(content, name) is not None for name in names)
+    for pattern, theirs in OFFICIAL:
+        ours = re.sub(pattern, theirs, ours)
+    return re.sub(r"\.feed_forward\.linear([12])\.", lambda found: f".mlp.{LAYERS[gated][int(found[1]) - 1]}.", ours)
 
 
 def outline(content: Content, tensors: Mapping[str, Tensor], program: str) -> dict[str, Any]:
     """What the tensors' shapes tell of the network, in the builder's words, and the heads, which they do not.
 
+    Args:
+        content: whose facts are asked.
+        tensors: by official name.
+        program: who wrote them; "" where that is not known, which is then asked for with whatever else is missing.
+
     Errors:
-        FormatError: shapes that are none of this family's, shapes that contradict the facts, unknown heads.
+        FormatError: shapes that are none of this family's, shapes that contradict the facts, missing facts.
     """
-    if "pos_embed" not in tensors:
+    inner = next((name for name in ("w3", "fc1") if f"blocks.0.mlp.{name}.weight" in tensors), "fc1")
+    needed = ("pos_embed", "x_embedder.proj.weight", f"blocks.0.mlp.{inner}.weight", TABLE, "final_layer.linear.weight")
+    if missing := [name for name in needed if name not in tensors]:
+        which = f"{len(missing)} missing: {', '.join(missing)}"
         raise FormatError(
-            f"{content.path} has {program}'s tensors without its positions (1 missing: pos_embed)", "is the file whole?"
+            f"{content.path} has {program or 'DiT'}'s tensors, but not all ({which})", "is the file whole?"
         )
     try:
         tokens, width = tensors["pos_embed"].shape[1:]
         _, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
-        hidden = tensors[f"blocks.0.mlp.{'fc1' if 'blocks.0.mlp.fc1.weight' in tensors else 'w3'}.weight"]
-    except (ValueError, KeyError) as error:
+        hidden = tensors[f"blocks.0.mlp.{inner}.weight"].numel() // width
+    except (ValueError, ZeroDivisionError) as error:
         raise FormatError(f"{content.path} has no {program} network's tensors: {error}") from error
     side, depth = math.isqrt(tokens), depth_of(tensors, "blocks")
     if side * side != tokens:
         raise FormatError(f"{content.path} has {tokens} positions", f"{program} has square images: a square number")
-    recipe: dict[str, Any] = {
+    check_facts(
+        content,
+        {
+            **{"in_channels": channels, "in_chans": channels, "input_size": side * patch, "patch_size": patch},
+            **{"hidden_size": width, "depth": depth},
+        },
+    )
+    check_ratio(content, width, hidden, gated=inner == "w3")
+    return {
         "image_channels": channels,
         "size": side * patch,
         "patch": patch,
         "width": width,
         "depth": depth,
-        "mlp_ratio": ratio(hidden.numel() // width, width),
-        "classes": rows_of(tensors),
+        "mlp_ratio": ratio(hidden, width),
+        "classes": len(tensors[TABLE]),
         "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
+        "heads": heads_of(content, program, width, depth, len(tensors[TABLE])),
     }
-    official = {
-        **{"in_channels": channels, "in_chans": channels, "input_size": side * patch, "patch_size": patch},
-        **{"hidden_size": width, "depth": depth},
-    }
-    check_facts(content, official)
-    recipe["heads"] = heads_of(content, program, width, depth, tensors)
-    return recipe
 
 
 def ratio(inner: int, width: int) -> float:
@@ -145,12 +117,6 @@ def ratio(inner: int, width: int) -> float:
 def depth_of(tensors: Mapping[str, Tensor], blocks: str) -> int:
     """How many blocks there are: how many numbers stand in the names `blocks.N.`."""
     return len({m[1] for name in tensors if (m := re.match(rf"{blocks}\.(\d+)\.", name))})
-
-
-def rows_of(tensors: Mapping[str, Tensor]) -> int | None:
-    """Rows of the label table, or None where there is none."""
-    table = tensors.get("y_embedder.embedding_table.weight")
-    return None if table is None else len(table)
 
 
 def check_facts(content: Content, found: Mapping[str, object]) -> None:
@@ -168,56 +134,66 @@ def check_facts(content: Content, found: Mapping[str, object]) -> None:
             )
 
 
-def heads_of(content: Content, program: str, width: int, depth: int, tensors: Mapping[str, Tensor]) -> int:
+def check_ratio(content: Content, width: int, hidden: int, *, gated: bool) -> None:
+    """Refuse an `mlp_ratio` that does not make this many hidden features; gated layers have two thirds of them."""
+    said = fact(content, "mlp_ratio")
+    inner = int(width * said) if isinstance(said, int | float) else hidden
+    if hidden not in (inner, int(2 / 3 * inner) if gated else inner):
+        check_facts(content, {"mlp_ratio": hidden / width})
+
+
+def heads_of(content: Content, program: str, width: int, depth: int, rows: int) -> int:
     """Attention heads: a fact, or the published size of this width and depth.
 
     Errors:
         FormatError: neither is known (all that is unknown is named at once), or the width cannot be divided so.
     """
     said = fact(content, "num_heads", HEADS.get((width, depth)))
-    missing = [] if said is not None else ["num_heads"]
-    if (rows := rows_of(tensors)) is not None and classes_of(content, rows) is None:
-        missing.append("num_classes")
-    if program == "DiT" and is_undecided(content, tensors):
-        missing.append("model")
-    require(content, f"a {program} checkpoint", missing)
-    if not isinstance(said, int) or said < 1 or width % said:
-        raise FormatError(f"num_heads is {said}, but {content.path} has a width of {width}", "it must divide the width")
+    unknown = {"num_heads": said is None, "num_classes": classes_of(content, rows) is None, "model": not program}
+    family = f"a {program} checkpoint" if program else "of a form that DiT, SiT, REPA and LightningDiT share"
+    if any(unknown.values()):
+        ask(content, family, [name for name, is_unknown in unknown.items() if is_unknown])
+    if isinstance(said, bool) or not isinstance(said, int) or said < 1 or width % said:
+        raise FormatError(
+            f"num_heads is {said!r:.80}, but {content.path} has a width of {width}",
+            "expected a whole number that divides it",
+        )
     return said
-
-
-def is_undecided(content: Content, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether nothing tells DiT from REPA: no learned variance, as no published DiT is, and nobody names the program.
-
-    REPA's trunk without its projectors has the same names and shapes, but predicts another thing.
-    """
-    head, patches = tensors.get("final_layer.linear.weight"), tensors["x_embedder.proj.weight"]
-    single = head is not None and len(head) == patches[0].numel()
-    named = fact(content, "model") is not None or "dit" in content.path.stem.lower()
-    return single and not named and fact(content, "learn_sigma") is None
 
 
 def learns_variance(content: Content, tensors: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> bool:
     """Whether the output has twice the image's channels."""
-    rows = tensors["final_layer.linear.weight"].shape[0] if "final_layer.linear.weight" in tensors else 0
+    rows, double = len(tensors["final_layer.linear.weight"]), doubled(tensors)
     single = recipe["patch"] ** 2 * recipe["image_channels"]
     if rows not in (single, 2 * single):
         raise FormatError(
             f"{content.path} has an output of {rows} numbers per patch", f"expected {single} or {2 * single}"
         )
-    check_facts(content, {"learn_sigma": rows == 2 * single})
-    return bool(rows == 2 * single)
+    check_facts(content, {"learn_sigma": double})
+    return double
 
 
 def classes_of(content: Content, rows: int) -> int | None:
-    """The number of classes of a table of labels: a fact, or ImageNet's; None where it is not known."""
+    """The number of classes of a table of labels: a fact, or ImageNet's; None where it is not known.
+
+    Errors:
+        FormatError: a fact that is no whole number, or that the table contradicts.
+    """
     classes = fact(content, "num_classes")
     dropout = fact(content, "class_dropout_prob", fact(content, "cfg_prob"))
-    if classes is None and isinstance(dropout, int | float):
-        classes = rows - 1 if dropout > 0 else rows
-    if classes is None and rows in (IMAGENET, IMAGENET + 1):
-        classes = IMAGENET
-    return classes if isinstance(classes, int) else None
+    extra = int(dropout > 0) if isinstance(dropout, int | float) else None
+    if classes is None:
+        known = rows - extra if extra is not None else None
+        return IMAGENET if known is None and rows in (IMAGENET, IMAGENET + 1) else known
+    if isinstance(classes, bool) or not isinstance(classes, int):
+        raise FormatError(f"num_classes is {classes!r:.80}", "expected a whole number")
+    if rows - classes not in ((0, 1) if extra is None else (extra,)):
+        also = "" if extra is None else f" and class_dropout_prob {dropout:g}"
+        raise FormatError(
+            f"{content.path} has a table of {rows} labels, but num_classes is {classes}{also}",
+            "there is one row more than classes where labels were dropped in training, and only there",
+        )
+    return classes
 
 
 def labels_of(content: Content, tensors: Mapping[str, Tensor]) -> LabelSpec | None:
@@ -226,16 +202,9 @@ def labels_of(content: Content, tensors: Mapping[str, Tensor]) -> LabelSpec | No
     Errors:
         FormatError: the number of classes does not fit the table.
     """
-    rows = rows_of(tensors)
-    classes = None if rows is None else classes_of(content, rows)
-    if rows is None or classes is None:
-        return None
-    if rows - classes not in (0, 1):
-        raise FormatError(
-            f"{content.path} has a table of {rows} labels, but num_classes is {classes}",
-            f"expected {rows} or {rows - 1}",
-        )
-    return LabelSpec(classes, null=classes if rows == classes + 1 else None)
+    rows = len(tensors[TABLE])
+    classes = classes_of(content, rows)
+    return None if classes is None else LabelSpec(classes, null=classes if rows == classes + 1 else None)
 
 
 def velocity(
@@ -252,9 +221,9 @@ def velocity(
     learns_variance(content, tensors, recipe)
     out = dict(tensors)
     for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
-        per_pixel = out[name].reshape(recipe["patch"] ** 2, -1, *out[name].shape[1:])
-        rows = per_pixel[:, : recipe["image_channels"]].flatten(0, 1)
-        out[name] = -rows if turned else rows
+        if name in tensors:
+            rows, _ = halves(tensors[name], tensors)
+            out[name] = -rows if turned else rows
     return out
 
 
@@ -265,17 +234,17 @@ def flow(
     content: Content,
     *,
     data_at_one: bool,
-    times: str = "uniform",
+    schedule: FlowSchedule | None = None,
     scaling: LatentScaling | None = None,
 ) -> Denoiser:
     """A flow's denoiser, in eval mode; `data_at_one`: the program's t is 1 - s. It is never multiplied by 1000."""
     made = Denoiser(
         network,
-        schedule=FlowSchedule(times),
+        schedule=schedule or FlowSchedule(),
         input=InputSpec(recipe["image_channels"], recipe["size"], latent=True, scaling=scaling),
         parameterization="flow",
         conditioning=Conditioning(scale=-1.0, offset=-1.0) if data_at_one else Conditioning(),
-        sampling=SamplingSpec(clip=False),
+        sampling=SamplingSpec(clip=False, rule="flow"),
         labels=labels,
         source=source_of(content),
     )
@@ -283,12 +252,15 @@ def flow(
 
 
 def filled(
-    recipe: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    content: Content,
-    rename: Callable[[str], str] = renamed,
+    recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], content: Content, theirs: Callable[[str], str] = official
 ) -> networks.Network:
-    """The network of this recipe with these weights, by official name; nothing is drawn for it before.
+    """The network of this recipe with these weights; nothing is drawn for it before.
+
+    Args:
+        recipe: arguments of `networks.build`.
+        tensors: by official name.
+        content: for messages.
+        theirs: our name of a tensor -> the official one.
 
     Errors:
         FormatError: the recipe cannot be built, or the tensors do not fit it.
@@ -298,10 +270,8 @@ def filled(
             network = networks.build(recipe)
     except (ValueError, RuntimeError) as error:
         raise FormatError(f"{content.path}: {error}", "is it another model's config?") from error
-    weights = {rename(name): tensor for name, tensor in tensors.items()}
-    if {n: t.shape for n, t in network.state_dict().items()} == {n: t.shape for n, t in weights.items()}:
-        network.to_empty(device="cpu")  # otherwise nothing is allocated, and the next line says what differs
-    load_strictly(network, weights, content.path)
+    names = [(theirs(name), name) for name in network.state_dict()]
+    load_official(network, tensors, names, content.path)
     return network
 
 

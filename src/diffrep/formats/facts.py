@@ -1,7 +1,8 @@
 """What a checkpoint file cannot tell about its network: constructor arguments, schedule, labels.
 
-They come, in this order, from the caller (`architecture=`), from a config in the program's own layout (beside the
-file or up to two folders above it), and from a card matched by the file's hash. They are never guessed.
+They come, in this order, from the caller (`architecture=`), from the settings that some programs put into their
+checkpoints, from a config in the program's own layout (beside the file or up to two folders above it), and from a card
+matched by the file's hash. They are never guessed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from diffrep.errors import FormatError
+from diffrep.formats.inert import Inert
 
 BESIDE = ("args.json", "config.json", "config.yml", "config.yaml")
 FOLDERS = ("config", "configs")
 LEVELS = 3
 """The file's own folder and two above it."""
+INSIDE = ("args", "config", "hyper_parameters")
+"""Where programs keep their settings in a checkpoint: DiT's family, LightningDiT, Lightning."""
 MAX_BYTES, MAX_VALUES = 200_000, 100_000
 
 
@@ -45,6 +50,17 @@ def beside(path: Path) -> tuple[dict[str, Any], str]:
             break
         folder = folder.parent
     return {}, ""
+
+
+def inside(data: Any) -> dict[str, Any]:  # noqa: ANN401 (what the file says)
+    """The settings that a checkpoint holds itself, by name; {} where it holds none."""
+    for name in INSIDE if isinstance(data, Mapping) else ():
+        settings = data.get(name)
+        if isinstance(settings, Inert):  # a subclass of dict, such as Lightning's
+            settings = settings.items or settings.state
+        if isinstance(settings, Mapping) and not any(isinstance(value, Tensor) for value in settings.values()):
+            return {key: value for key, value in settings.items() if isinstance(key, str)}
+    return {}
 
 
 def choose(configs: list[Path], path: Path) -> Path | None:

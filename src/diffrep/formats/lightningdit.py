@@ -2,7 +2,7 @@
 
 The statistics by which latents were normalized belong to the model and lie in a file of their own,
 `latents_stats.pt`; without them the model cannot be used, so they are asked for (DDAE 5.6). They become the `scaling`
-of its `InputSpec`.
+of its `InputSpec`. Where the program's config is there, what it leaves out is what the program takes then.
 """
 
 from __future__ import annotations
@@ -18,28 +18,19 @@ from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content, read_file, require
 from diffrep.formats.dit import check_path
-from diffrep.formats.dit_tensors import (
-    fact,
-    filled,
-    flow,
-    is_adaptive,
-    is_lightning,
-    labels_of,
-    outline,
-    ratio,
-    tensors_of,
-    velocity,
-)
+from diffrep.formats.dit_program import STATISTICS, fact, program_of, tensors_of
+from diffrep.formats.dit_tensors import filled, flow, labels_of, official, outline, ratio, velocity
 from diffrep.formats.families import Family
 from diffrep.input_spec import LatentScaling
+from diffrep.schedules import FlowSchedule
 
-STATISTICS = "latents_stats.pt"
+LEFT_OUT = 0.18215
+"""The program's `latent_multiplier` where its config has none."""
 
 
 def recognizes(content: Content) -> bool:
     """Whether the file holds LightningDiT's tensors."""
-    tensors = tensors_of(content)
-    return is_adaptive(tensors) and is_lightning(content, tensors)
+    return program_of(content) == "LightningDiT"
 
 
 def load(content: Content) -> Denoiser:
@@ -50,56 +41,108 @@ def load(content: Content) -> Denoiser:
     """
     check_path(content)
     tensors = tensors_of(content)
+    statistics = latent_statistics(content)
     recipe = {"layout": "lightningdit", **outline(content, tensors, "LightningDiT"), **parts(content, tensors)}
-    scaling = scaling_of(content, recipe["image_channels"])
+    scaling = scaling_of(content, statistics, recipe["image_channels"])
     tensors = velocity(content, tensors, recipe, turned=True)
-    times = "logit-normal" if fact(content, "use_lognorm", True) else "uniform"
-    network = filled(recipe, tensors, content)
+    gated = recipe["feed_forward"] == "swiglu"
+    network = filled(recipe, tensors, content, lambda name: official(name, gated))
     labels = labels_of(content, tensors)
-    return flow(network, recipe, labels, content, data_at_one=True, times=times, scaling=scaling)
+    return flow(network, recipe, labels, content, data_at_one=True, schedule=schedule_of(content), scaling=scaling)
 
 
 def parts(content: Content, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Which of LightningDiT's parts the network has, by the tensors that are there."""
+    """Which of LightningDiT's parts the network has, by the tensors that are there.
+
+    Errors:
+        FormatError: another number of modulations, or settings that the tensors contradict.
+    """
     width = tensors["pos_embed"].shape[2]
     gated = "blocks.0.mlp.w12.weight" in tensors
     hidden = tensors["blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc1.weight"].numel() // width
     rows = tensors["blocks.0.adaLN_modulation.1.weight"].shape[0]
     if rows not in (4 * width, 6 * width):
         raise FormatError(f"{content.path} has {rows} rows of modulation", f"expected {4 * width} or {6 * width}")
+    has = {
+        "use_rmsnorm": "blocks.0.norm1.weight" in tensors,
+        "use_swiglu": gated,
+        "use_rope": "feat_rope.freqs_cos" in tensors,
+        "use_qknorm": "blocks.0.attn.q_norm.weight" in tensors,
+        "wo_shift": rows == 4 * width,
+    }
+    for name, value in has.items():
+        if (said := fact(content, name)) is not None and bool(said) != value:
+            raise FormatError(
+                f"{content.path} has {name} = {value}, but {content.origin} says {said}", "is it another's?"
+            )
     return {
-        "norm": "rms" if "blocks.0.norm1.weight" in tensors else "layer",
+        "norm": "rms" if has["use_rmsnorm"] else "layer",
         "feed_forward": "swiglu" if gated else "gelu",
         "mlp_ratio": ratio(math.ceil(1.5 * hidden) if gated else hidden, width),
-        "rotary": "feat_rope.freqs_cos" in tensors,
-        "shift": rows == 6 * width,
+        "rotary": has["use_rope"],
+        "shift": not has["wo_shift"],
     }
 
 
-def scaling_of(content: Content, channels: int) -> LatentScaling:
-    """How latents were normalized: (z - mean) / std * multiplier.
+def configured(content: Content) -> bool:
+    """Whether the program's own config is known, so that what it leaves out has the program's default."""
+    return any(isinstance(content.fact(section, None), Mapping) for section in ("data", "transport", "vae"))
 
-    Mean and standard deviation of each channel are facts (`latent_mean`, `latent_std`), or stand in the statistics'
-    file beside the checkpoint; the factor is `latent_multiplier`. Where a config says `latent_norm: false`, there is
-    the factor alone.
+
+def schedule_of(content: Content) -> FlowSchedule:
+    """Straight paths; times logit-normal, as of the published models, unless a config says otherwise.
+
+    The program's `timestep_shift` k pulls the sampler's times t (image at 1) to k t / (1 + (k - 1) t).
+    """
+    lognormal = fact(content, "use_lognorm", not configured(content))
+    shift = fact(content, "timestep_shift", 0)
+    shift = float(shift) if isinstance(shift, int | float) and shift > 0 else 1.0
+    return FlowSchedule("logit-normal" if lognormal else "uniform", shift=1 / shift)
+
+
+def latent_statistics(content: Content) -> dict[str, Any]:
+    """Mean and standard deviation of each latent channel as they are told or lie beside the checkpoint; {} for none.
+
+    They are facts (`latent_mean`, `latent_std`), or stand in the statistics' file. A config that says
+    `latent_norm: false`, or does not say it, uses none.
 
     Errors:
-        FormatError: nothing says how latents were normalized, or not one number per channel.
+        FormatError: nothing says how latents were normalized; everything else that is missing is named too.
     """
-    multiplier = float(fact(content, "latent_multiplier", 1.0))
-    if fact(content, "latent_norm") is False:
-        return LatentScaling(scale=(multiplier,))
-    statistics, found = _beside(content.path), {}
-    for ours, theirs in (("latent_mean", "mean"), ("latent_std", "std")):
-        value = fact(content, ours, statistics.get(theirs))
-        found[ours] = _numbers(value) if value is not None else None
-    missing = [name for name, numbers in found.items() if numbers is None]
+    if not fact(content, "latent_norm", not configured(content)):
+        return {}
+    statistics = _beside(content.path)
+    found = {
+        "latent_mean": fact(content, "latent_mean", statistics.get("mean")),
+        "latent_std": fact(content, "latent_std", statistics.get("std")),
+    }
+    missing = [name for name, value in found.items() if value is None]
+    if missing and fact(content, "num_heads") is None:
+        missing = ["num_heads", *missing]
     require(content, f"a LightningDiT checkpoint ({STATISTICS} is not beside it)", missing)
-    for name, numbers in found.items():
-        if numbers is None or len(numbers) != channels:
-            raise FormatError(f"{name} is {numbers}", f"{content.path} needs {channels} numbers, one per channel")
-    mean, std = found["latent_mean"] or [], found["latent_std"] or []
-    return LatentScaling(tuple(mean), tuple(multiplier / deviation for deviation in std))
+    return found
+
+
+def scaling_of(content: Content, statistics: Mapping[str, Any], channels: int) -> LatentScaling:
+    """How latents were normalized: (z - mean) / std * `latent_multiplier`; without statistics, by the factor alone.
+
+    Errors:
+        FormatError: not one finite number per channel, or a standard deviation that is not positive.
+    """
+    multiplier = float(fact(content, "latent_multiplier", LEFT_OUT if configured(content) else 1.0))
+    if not statistics:
+        return LatentScaling(scale=(multiplier,))
+    numbers = {name: _numbers(value) or [] for name, value in statistics.items()}
+    for name, found in numbers.items():
+        whole = len(found) == channels and all(map(math.isfinite, found))
+        if not whole or (name == "latent_std" and min(found) <= 0):
+            raise FormatError(
+                f"{name} is {found or statistics[name]!r:.200}",
+                f"{content.path} needs {channels} finite numbers, one per channel, and of std positive ones",
+            )
+    return LatentScaling(
+        tuple(numbers["latent_mean"]), tuple(multiplier / deviation for deviation in numbers["latent_std"])
+    )
 
 
 def _beside(path: Path) -> Mapping[str, Any]:
@@ -114,7 +157,7 @@ def _beside(path: Path) -> Mapping[str, Any]:
 def _numbers(value: Any) -> list[float] | None:  # noqa: ANN401 (whatever the file says)
     """A list of numbers, whatever its shape; None where it is none."""
     flat = value.flatten().tolist() if isinstance(value, Tensor) else value
-    if not isinstance(flat, list) or not all(isinstance(number, int | float) for number in flat):
+    if not isinstance(flat, list | tuple) or not all(isinstance(number, int | float) for number in flat):
         return None
     return [float(number) for number in flat]
 

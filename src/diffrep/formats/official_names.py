@@ -138,7 +138,7 @@ def load_official(module: nn.Module, state: Mapping[str, Tensor], names: Sequenc
     """Load a whole official state dict in float32, or say by official names what does not fit.
 
     Args:
-        module: is filled.
+        module: is filled; on the meta device it gets its memory only when everything fits.
         state: tensors by official name; float16 and others are converted.
         names: (official, ours), all tensors of `module`.
         file: for the message.
@@ -163,6 +163,8 @@ def load_official(module: nn.Module, state: Mapping[str, Tensor], names: Sequenc
             "is the config beside it, or architecture=, another model's?",
         )
     tensors = {b: state[a].to(torch.float32).reshape(own[b].shape) for a, b in names}
+    if any(tensor.is_meta for tensor in own.values()):
+        module.to_empty(device="cpu")
     module.load_state_dict(tensors)
 
 

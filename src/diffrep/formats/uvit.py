@@ -18,38 +18,42 @@ from torch import Tensor
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, nearest
 from diffrep.formats.content import Content, require, state_dict
-from diffrep.formats.dit_tensors import check_facts, depth_of, fact, filled, ratio, source_of
+from diffrep.formats.dit_program import fact
+from diffrep.formats.dit_tensors import check_facts, depth_of, filled, ratio, source_of
 from diffrep.formats.families import Family
 from diffrep.schedules import DiscreteSchedule
 
-RENAMED = (
-    (r"^pos_embed$", "positions"),
-    (r"^patch_embed\.", "patch."),
-    (r"^time_embed\.0\.", "time.linear1."),
-    (r"^time_embed\.2\.", "time.linear2."),
-    (r"^label_emb\.", "classes."),
-    (r"^decoder_pred\.", "linear."),
-    (r"^final_layer\.", "conv."),
-    (r"\.attn\.proj\.", ".attention.out."),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.fc(\d)\.", r".feed_forward.linear\1."),
-    (r"\.skip_linear\.", ".join."),
+OFFICIAL = (
+    (r"^positions$", "pos_embed"),
+    (r"^patch\.", "patch_embed."),
+    (r"^time\.linear1\.", "time_embed.0."),
+    (r"^time\.linear2\.", "time_embed.2."),
+    (r"^classes\.", "label_emb."),
+    (r"^linear\.", "decoder_pred."),
+    (r"^conv\.", "final_layer."),
+    (r"\.attention\.out\.", ".attn.proj."),
+    (r"\.attention\.", ".attn."),
+    (r"\.feed_forward\.linear(\d)\.", r".mlp.fc\1."),
+    (r"\.join\.", ".skip_linear."),
 )
-"""From the program's names of tensors to ours, in this order; blocks are counted through besides."""
+"""From our names of tensors to the program's, in this order; it counts the blocks in three rows besides."""
 
 
-def renamed(official: str, half: int) -> str:
-    """Our name of a U-ViT's tensor; `half` is the number of blocks before the middle one.
+def official(ours: str, half: int) -> str:
+    """The program's name of a U-ViT's tensor; `half` is the number of blocks before the middle one.
 
     Example:
-        >>> renamed("out_blocks.0.mlp.fc1.weight", 2)
-        'blocks.3.feed_forward.linear1.weight'
+        >>> official("blocks.3.feed_forward.linear1.weight", 2)
+        'out_blocks.0.mlp.fc1.weight'
     """
-    for pattern, ours in RENAMED:
-        official = re.sub(pattern, ours, official)
-    official = re.sub(r"^in_blocks\.", "blocks.", official)
-    official = re.sub(r"^mid_block\.", f"blocks.{half}.", official)
-    return re.sub(r"^out_blocks\.(\d+)", lambda found: f"blocks.{int(found[1]) + half + 1}", official)
+    for pattern, theirs in OFFICIAL:
+        ours = re.sub(pattern, theirs, ours)
+
+    def row(found: re.Match[str]) -> str:
+        k = int(found[1])
+        return f"in_blocks.{k}" if k < half else "mid_block" if k == half else f"out_blocks.{k - half - 1}"
+
+    return re.sub(r"^blocks\.(\d+)", row, ours)
 
 
 def tensors_of(content: Content) -> dict[str, Tensor]:
@@ -76,7 +80,7 @@ def load(content: Content) -> Denoiser:
     kind = str(fact(content, "time"))
     if kind not in SCHEDULES:
         raise FormatError(f'time is "{kind}"', nearest(kind, SCHEDULES))
-    network = filled(recipe, tensors, content, lambda name: renamed(name, recipe["depth"] // 2))
+    network = filled(recipe, tensors, content, lambda name: official(name, recipe["depth"] // 2))
     latent = kind == "discrete"
     made = Denoiser(
         network,

@@ -59,7 +59,7 @@ def ddim(
         raise UsageError(f"eta = {eta}", "expected 0 (deterministic) to 1 (ancestral)")
     draw = noise_source(noise, generator) if eta > 0 else None
     predict = predictor(denoise, clip, eps_habit=True)
-    for step in walk(x, path, progress):
+    for step in walk(x, path, progress, ends=True):
         kept = math.sqrt(1 + eta**2 * math.expm1(-step.gain))  # share of eps; 1 for eta = 0
         x = step.mix(predict(x, step.now), kept)
         if draw is not None and step.sigma > 0:

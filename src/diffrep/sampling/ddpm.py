@@ -63,7 +63,7 @@ def ddpm(
     if variance is not None and variance not in VARIANCES:
         raise UsageError(f'unknown variance "{variance}"', nearest(variance, VARIANCES))
     draw, predict = noise_source(noise, generator), predictor(denoise, clip)
-    for step in walk(x, path, progress):
+    for step in walk(x, path, progress, ends=True):
         prediction = predict(x, step.now)
         x = step.mix(prediction, math.exp(-step.gain / 2))  # the posterior's mean, PDAE 1.2
         if step.sigma > 0:

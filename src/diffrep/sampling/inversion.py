@@ -49,6 +49,6 @@ def invert(
         torch.Size([2, 1, 8, 8])
     """
     predict = predictor(denoise, clip, eps_habit=True)
-    for step in walk(x, path, progress, up=True):
+    for step in walk(x, path, progress, up=True, ends=True):
         x = step.mix(predict(x, step.now))
     return x

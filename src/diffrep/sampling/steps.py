@@ -82,7 +82,9 @@ class Sampler(Protocol):
         ...
 
 
-def walk(x: Tensor, path: NoiseLevel, progress: Progress | None, *, up: bool = False) -> Iterable[Step]:
+def walk(
+    x: Tensor, path: NoiseLevel, progress: Progress | None, *, up: bool = False, ends: bool = False
+) -> Iterable[Step]:
     """The steps of a path, from its first level to its last.
 
     Args:
@@ -90,6 +92,7 @@ def walk(x: Tensor, path: NoiseLevel, progress: Progress | None, *, up: bool = F
         path: levels in walking order, (N+1,).
         progress: wraps the steps.
         up: whether the path has to go up, towards the noise.
+        ends: whether the method can start at pure noise, or at an image; whether the network can, it says itself.
 
     Errors:
         UsageError: no path, the wrong direction, or a start where the network cannot be evaluated.
@@ -100,7 +103,7 @@ def walk(x: Tensor, path: NoiseLevel, progress: Progress | None, *, up: bool = F
     if not isinstance(path, NoiseLevel):
         raise UsageError(f"a path of type {type(path).__name__}", "expected (N+1,) levels, as from schedule.path(N)")
     path = path.to("cpu")
-    _check(path, up)
+    _check(path, up, ends)
     steps = [Step(k + 1, path[k], path[k + 1]) for k in range(len(path) - 1)]
     return steps if progress is None else progress(steps)
 
@@ -129,7 +132,7 @@ def noise_source(noise: Noise | Generator | None, generator: Generator | None) -
     return lambda number, x: source(number, tuple(x.shape)).to(x)
 
 
-def _check(path: NoiseLevel, up: bool) -> None:
+def _check(path: NoiseLevel, up: bool, ends: bool) -> None:
     if len(path.shape) != 1 or len(path) < 2:
         shape = tuple(path.shape)
         raise UsageError(f"a path of shape {shape}", "expected (N+1,) levels, as from schedule.path(N)")
@@ -137,11 +140,11 @@ def _check(path: NoiseLevel, up: bool) -> None:
     rises, falls = log_snr[1:] > log_snr[:-1], log_snr[1:] < log_snr[:-1]
     if not bool((falls if up else rises).all()):
         _refuse(log_snr, turned=bool((rises if up else falls).all()), up=up)
-    if not bool(torch.isfinite(log_snr[0])):
+    if not ends and not bool(torch.isfinite(log_snr[0])):
         end = "alpha = 0" if float(path.alpha[0]) == 0 else "sigma = 0"
         raise UsageError(
-            f"the path starts at {end}, where no network can be evaluated",
-            "start at a level of the model: schedule.path() never leaves its range",
+            f"the path starts at {end}, where this method cannot start",
+            'take ddim or invert, or a path inside the range, such as schedule.path(N, rule="karras")',
         )
 
 
