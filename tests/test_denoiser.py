@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec
 from diffrep.errors import InputError, UsageError
 from diffrep.noise import NoiseLevel
-from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 from tests.stub import StubNetwork
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.paths import TABLE_RULES
 from diffrep.randomness import Draw
-from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, schedule_from_config
+from diffrep.schedules import DiscreteSchedule, schedule_from_config
 
 ALL = [DiscreteSchedule.linear(), DiscreteSchedule.cosine(), EDMSchedule(), FlowSchedule()]
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from diffrep.autoencoder import ConditionalAutoencoder as ConditionalAutoencoder
     from diffrep.autoencoder import ShiftAutoencoder as ShiftAutoencoder
     from diffrep.autoencoder import ShiftObjective as ShiftObjective
+    from diffrep.continuous import EDMSchedule as EDMSchedule
+    from diffrep.continuous import FlowSchedule as FlowSchedule
     from diffrep.denoiser import Denoiser as Denoiser
     from diffrep.denoiser import InputSpec as InputSpec
     from diffrep.experiments.features import features as features
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from diffrep.sampling.ddpm import ddpm as ddpm
     from diffrep.sampling.heun import heun as heun
     from diffrep.schedules import DiscreteSchedule as DiscreteSchedule
-    from diffrep.schedules import EDMSchedule as EDMSchedule
-    from diffrep.schedules import FlowSchedule as FlowSchedule
     from diffrep.tap_features import TapFeatures as TapFeatures
     from diffrep.taps import read as read
     from diffrep.taps import tapped as tapped
@@ -72,7 +72,8 @@ _NAMES = {
     "probes": "KNNProbe LinearProbe RidgeProbe",
     "randomness": "noise_for",
     "sampling": "ddim ddpm dpmpp_2m heun invert",
-    "schedules": "DiscreteSchedule EDMSchedule FlowSchedule",
+    "continuous": "EDMSchedule FlowSchedule",
+    "schedules": "DiscreteSchedule",
     "tap_features": "TapFeatures",
     "taps": "read tapped",
     "training": "DenoisingObjective TrainConfig train",

@@ -1,6 +1,7 @@
-"""Schedules of the score SDEs (Song et al. 2021, arXiv 2011.13456): levels at a continuous time in [0, 1].
+"""Schedules of a continuous time: EDM's range of sigma, the straight line of flows, and the two score SDEs.
 
-They are what networks see that EDM's program wraps as `VPPrecond` and `VEPrecond` (Karras et al. 2022, table 1).
+The SDEs (Song et al. 2021, arXiv 2011.13456) are what networks see that EDM's program wraps as `VPPrecond` and
+`VEPrecond` (Karras et al. 2022, table 1).
 """
 
 from __future__ import annotations
@@ -12,10 +13,151 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from diffrep.errors import UsageError
+from diffrep import paths
+from diffrep.errors import UsageError, nearest
 from diffrep.noise import NoiseLevel
 from diffrep.randomness import Draw
-from diffrep.schedules import SNAP, Schedule, Time
+from diffrep.schedules import SNAP, Schedule, Time, times_in
+
+CHURN = math.log(2)
+"""By how much log-SNR falls at most when a stochastic sampler adds noise: sigma grows by sqrt(2) (EDM 1.1.7)."""
+
+
+class EDMSchedule(Schedule):
+    """Karras et al.'s range of sigma with alpha = 1; `at(k)` is the k-th of `steps` table values, ascending.
+
+    Index k = 0..steps-1 is the official index of DDAE's EDM configs minus 1 (DDAE 3.2).
+
+    Args:
+        sigma_min: lowest sigma.
+        sigma_max: highest sigma.
+        rho: curvature of the table.
+        steps: length of the table.
+        p_mean: mean of ln sigma in training.
+        p_std: standard deviation of ln sigma in training.
+        bounded: whether the network may be evaluated in the range only; EDM's own take any sigma.
+    """
+
+    convention = "ve"
+
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        steps: int = 18,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        bounded: bool = True,
+    ) -> None:
+        if not 0 < sigma_min < sigma_max:
+            raise UsageError(f"sigma runs from {sigma_min} to {sigma_max}", "expected 0 < sigma_min < sigma_max")
+        self.sigma_min, self.sigma_max, self.rho, self.steps = sigma_min, sigma_max, rho, steps
+        self.p_mean, self.p_std, self.bounded = p_mean, p_std, bounded
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def at(self, t: Time) -> NoiseLevel:
+        """The level at table index k = 0..steps-1, sigma ascending; fractional indices follow the same formula."""
+        k = times_in(t, 0, self.steps - 1, "k")
+        return NoiseLevel.from_sigma(
+            paths.karras_sigmas(k / (self.steps - 1), self.sigma_min, self.sigma_max, self.rho)
+        )
+
+    def time_of(self, level: NoiseLevel) -> Tensor:
+        """The table index of a level, float64, fractional between the table's levels."""
+        self.check(level)
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        sigma = (level.sigma.double() / level.alpha.double()).cpu()
+        time = (sigma ** (1 / self.rho) - low) / (high - low) * (self.steps - 1)
+        whole = time.round()
+        return torch.where((time - whole).abs() < SNAP, whole, time).clamp(0, self.steps - 1)
+
+    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
+        """Log-normal sigma, clamped to the range (DDAE 1.1.6)."""
+        if isinstance(draw, Draw):
+            z = draw.normal("level", ()).double()
+        else:
+            z = torch.randn(n, generator=draw, dtype=torch.float64)
+        return NoiseLevel.from_sigma((z * self.p_std + self.p_mean).exp().clamp(self.sigma_min, self.sigma_max))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """-2 ln sigma_max and -2 ln sigma_min."""
+        ends = torch.tensor([self.sigma_max, self.sigma_min], dtype=torch.float64)
+        low, high = (-2 * ends.log()).tolist()
+        return low, high
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range, with room for churn above it; any level where the schedule is not bounded."""
+        low, high = self.log_snr_range
+        return (low - CHURN, high) if self.bounded else (-math.inf, math.inf)
+
+    def config(self) -> dict[str, Any]:
+        """All arguments."""
+        names = ("sigma_min", "sigma_max", "rho", "steps", "p_mean", "p_std")
+        free = {} if self.bounded else {"bounded": False}
+        return {"kind": "edm", **{name: getattr(self, name) for name in names}, **free}
+
+
+class FlowSchedule(Schedule):
+    """Flow matching's straight line: alpha = 1 - s, sigma = s; s = 0 is the image, s = 1 is noise.
+
+    Programs that count time from the noise end (SiT, LightningDiT) have s = 1 - t; the model's conditioning
+    turns it, not the schedule (DDAE 1.3).
+
+    Args:
+        times: training distribution of s, "uniform" or "logit-normal".
+        margin: training, and paths that are even in noise, keep to s in [margin, 1 - margin].
+        shift: the rule "flow" walks shift s / (1 + (shift - 1) s) for s evenly from 1 to 0; more than 1 stays longer
+            with the noise.
+    """
+
+    convention = "flow"
+
+    def __init__(self, times: str = "uniform", margin: float = 1e-3, shift: float = 1.0) -> None:
+        if times not in ("uniform", "logit-normal"):
+            raise UsageError(f'unknown times "{times}"', nearest(times, ("uniform", "logit-normal")))
+        if not shift > 0:
+            raise UsageError(f"shift = {shift}", "expected a positive number")
+        self.times, self.margin, self.shift = times, margin, float(shift)
+
+    def at(self, t: Time) -> NoiseLevel:
+        """The level at s in [0, 1]."""
+        s = times_in(t, 0, 1, "s")
+        return NoiseLevel(1 - s, s)
+
+    def time_of(self, level: NoiseLevel) -> Tensor:
+        """S of a level, float64."""
+        return torch.sigmoid(-level.log_snr / 2)
+
+    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
+        """S uniform or logit-normal, inside the margin."""
+        if self.times == "uniform":
+            s = draw.uniform("level") if isinstance(draw, Draw) else torch.rand(n, generator=draw, dtype=torch.float64)
+        else:
+            z = draw.normal("level", ()).double() if isinstance(draw, Draw) else torch.randn(n, generator=draw).double()
+            s = torch.sigmoid(z)
+        return self.at(s.clamp(self.margin, 1 - self.margin))
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """Log-SNR at s = 1 - margin and s = margin."""
+        ends = torch.tensor([1 - self.margin, self.margin], dtype=torch.float64)
+        low, high = (2 * (torch.log1p(-ends) - ends.log())).tolist()
+        return low, high
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Any level: a velocity is finite from the image to pure noise, both included."""
+        return -math.inf, math.inf
+
+    def config(self) -> dict[str, Any]:
+        """All arguments."""
+        shifted = {"shift": self.shift} if self.shift != 1 else {}
+        return {"kind": "flow", "times": self.times, "margin": self.margin, **shifted}
 
 
 class VPSchedule(Schedule):
@@ -46,7 +188,7 @@ class VPSchedule(Schedule):
 
     def at(self, t: Time) -> NoiseLevel:
         """The level at t in [t_min, 1]."""
-        total = self._total(_time(t, self.t_min))
+        total = self._total(times_in(t, self.t_min, 1, "t"))
         return NoiseLevel((-total / 2).exp(), (-torch.expm1(-total)).sqrt())
 
     def time_of(self, level: NoiseLevel) -> Tensor:
@@ -65,6 +207,11 @@ class VPSchedule(Schedule):
         """Log-SNR at t = 1 and at t = t_min."""
         low, high = (-torch.expm1(self._total(torch.tensor([1.0, self.t_min], dtype=torch.float64))).log()).tolist()
         return low, high
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Down to any noise, and above the range by what churn adds."""
+        return self.log_snr_range[0] - CHURN, math.inf
 
     def config(self) -> dict[str, Any]:
         """All arguments."""
@@ -98,7 +245,7 @@ class VESchedule(Schedule):
 
     def at(self, t: Time) -> NoiseLevel:
         """The level at t in [0, 1]."""
-        return NoiseLevel.from_sigma(self.sigma_min * (self.sigma_max / self.sigma_min) ** _time(t, 0))
+        return NoiseLevel.from_sigma(self.sigma_min * (self.sigma_max / self.sigma_min) ** times_in(t, 0, 1, "t"))
 
     def time_of(self, level: NoiseLevel) -> Tensor:
         """T of a level, float64."""
@@ -115,6 +262,12 @@ class VESchedule(Schedule):
         """-2 ln sigma_max and -2 ln sigma_min."""
         return -2 * math.log(self.sigma_max), -2 * math.log(self.sigma_min)
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range, with room for churn above it."""
+        low, high = self.log_snr_range
+        return low - CHURN, high
+
     def config(self) -> dict[str, Any]:
         """All arguments."""
         return {"kind": "ve-sde", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
@@ -122,10 +275,3 @@ class VESchedule(Schedule):
 
 def _uniform(n: int, draw: Draw | Generator) -> Tensor:
     return draw.uniform("level") if isinstance(draw, Draw) else torch.rand(n, generator=draw, dtype=torch.float64)
-
-
-def _time(t: Time, low: float) -> Tensor:
-    time = torch.as_tensor(t, dtype=torch.float64).cpu()
-    if time.ndim > 1 or not bool(((time >= low - SNAP) & (time <= 1 + SNAP)).all()):
-        raise UsageError(f"t = {time.tolist()} is outside the schedule", f"expected {low} <= t <= 1")
-    return time.clamp(low, 1)

@@ -71,9 +71,21 @@ def _nearest(schedule: Schedule, level: NoiseLevel) -> Tensor:
     return (ratio[..., None] - table.sigma / table.alpha).abs().argmin(-1).double()
 
 
+def _vp(schedule: Schedule, level: NoiseLevel) -> Tensor:
+    """The SDE's time in float32, as EDM's program computes it: at low noise its rounding is larger than itself."""
+    beta_d, beta_min = getattr(schedule, "beta_d", None), getattr(schedule, "beta_min", None)
+    if beta_d is None or beta_min is None:
+        raise UsageError(f"{type(schedule).__name__} has no betas", 'conditioning "vp" needs a VPSchedule')
+    sigma = (level.sigma.double() / level.alpha.double()).float()
+    root = (beta_min**2 + 2 * beta_d * (1 + sigma**2).log()).sqrt()
+    time: Tensor = ((root - beta_min) / beta_d).double()
+    return time
+
+
 TIMES: dict[str, Callable[[Schedule, NoiseLevel], Tensor]] = {
     "timestep": lambda schedule, level: schedule.time_of(level),
     "nearest": _nearest,
+    "vp": _vp,
     "log-sigma": lambda schedule, level: -level.log_snr / 2,
 }
 """Kinds of `Conditioning`."""
@@ -85,7 +97,8 @@ class Conditioning:
 
     Args:
         kind: "timestep" (t of the model's schedule, fractional between its levels), "nearest" (of the table's level
-            with the nearest sigma / alpha: iDDPM in EDM's program) or "log-sigma".
+            with the nearest sigma / alpha: iDDPM in EDM's program), "vp" (the SDE's time as EDM's program rounds
+            it) or "log-sigma".
         scale: 1/1000 for DDAE, 1/4 for EDM, -1 with offset -1 for flows that count from the noise.
         offset: added before scaling; 1 for programs that count from 1.
         rounded: for families that take integers only.

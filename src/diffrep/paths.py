@@ -16,8 +16,12 @@ from torch import Tensor
 from diffrep.errors import UsageError, nearest
 from diffrep.noise import NoiseLevel, stack
 
+LOWEST, HIGHEST = 0.002, 80.0
+"""Between these sigmas EDM's program samples, as far as a network goes so far."""
+
 if TYPE_CHECKING:
-    from diffrep.schedules import DiscreteSchedule, FlowSchedule, Schedule
+    from diffrep.continuous import FlowSchedule
+    from diffrep.schedules import DiscreteSchedule, Schedule
 
 
 def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> NoiseLevel:
@@ -141,6 +145,25 @@ def flow(schedule: FlowSchedule, steps: int, direction: str) -> NoiseLevel:
     return levels if direction == "down" else _reverse(levels)
 
 
+def edm(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
+    """What EDM's program walks with any network: Karras' rule from sigma 80 to 0.002, or as far as the network goes.
+
+    Of a table the nearest sigmas are taken (`round_sigma`); those that are taken twice are walked once.
+    """
+    low, high = schedule.log_snr_range
+    count = steps if direction == "down" else steps + 1
+    position = torch.linspace(1, 0, count, dtype=torch.float64) if count > 1 else torch.ones(1, dtype=torch.float64)
+    sigma_min, sigma_max = max(LOWEST, float(np.exp(-high / 2))), min(HIGHEST, float(np.exp(-low / 2)))
+    sigma = karras_sigmas(position, sigma_min, sigma_max, 7.0)
+    if hasattr(schedule, "alphas_cumprod"):
+        table = schedule.at(torch.arange(len(schedule.alphas_cumprod)))
+        nearest = (sigma[:, None] - table.sigma / table.alpha).abs().argmin(1)
+        levels = table[torch.unique(nearest).flip(0)]
+    else:
+        levels = _clip(schedule, -2 * sigma.log())
+    return stack([levels, NoiseLevel(1.0, 0.0)]) if direction == "down" else _reverse(levels)
+
+
 def uniform_log_snr(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
     """N+1 levels evenly spaced in log-SNR over the model's range; ends at its lowest noise."""
     low, high = schedule.log_snr_range
@@ -172,5 +195,6 @@ RULES: dict[str, Callable[..., NoiseLevel]] = {
     "linspace": linspace,
     "flow": flow,
     "karras": karras,
+    "edm": edm,
     "uniform-log-snr": uniform_log_snr,
 }

@@ -1,14 +1,12 @@
 """Schedules: which noise levels a model was trained on, and how its own time index names them.
 
-A discrete schedule is a table of alpha-bar counted from t = 0, which is already noisy; an EDM schedule is a
-range of sigma with an 18-step table; a flow schedule is the straight line alpha = 1 - s, sigma = s. Time never
-leaves the schedule that it belongs to: `at` turns it into a level, `time_of` turns any level into it, whatever
-the level's convention, by equal log-SNR. Tables are float64 and cast where they are used.
+A discrete schedule is a table of alpha-bar counted from t = 0, which is already noisy; `continuous` has the others.
+Time never leaves the schedule that it belongs to: `at` turns it into a level, `time_of` turns any level into it,
+whatever the level's convention, by equal log-SNR. Tables are float64 and cast where they are used.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,7 +143,7 @@ class DiscreteSchedule(Schedule):
 
     def at(self, t: Time) -> NoiseLevel:
         """The level at index t, counted from 0; between two indices it is interpolated in log-SNR."""
-        time = _times(t, 0, len(self) - 1, "t")
+        time = times_in(t, 0, len(self) - 1, "t")
         whole = time.round().long()
         exact = (time - whole).abs() < SNAP
         low = time.floor().long().clamp(max=len(self) - 2)
@@ -182,141 +180,14 @@ class DiscreteSchedule(Schedule):
         return {**self._recipe, "clean": self.clean} if self.clean != 1 else dict(self._recipe)
 
 
-class EDMSchedule(Schedule):
-    """Karras et al.'s range of sigma with alpha = 1; `at(k)` is the k-th of `steps` table values, ascending.
-
-    Index k = 0..steps-1 is the official index of DDAE's EDM configs minus 1 (DDAE 3.2).
-
-    Args:
-        sigma_min: lowest sigma.
-        sigma_max: highest sigma.
-        rho: curvature of the table.
-        steps: length of the table.
-        p_mean: mean of ln sigma in training.
-        p_std: standard deviation of ln sigma in training.
-    """
-
-    convention = "ve"
-
-    def __init__(
-        self,
-        sigma_min: float = 0.002,
-        sigma_max: float = 80.0,
-        rho: float = 7.0,
-        steps: int = 18,
-        p_mean: float = -1.2,
-        p_std: float = 1.2,
-    ) -> None:
-        if not 0 < sigma_min < sigma_max:
-            raise UsageError(f"sigma runs from {sigma_min} to {sigma_max}", "expected 0 < sigma_min < sigma_max")
-        self.sigma_min, self.sigma_max, self.rho, self.steps = sigma_min, sigma_max, rho, steps
-        self.p_mean, self.p_std = p_mean, p_std
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def at(self, t: Time) -> NoiseLevel:
-        """The level at table index k = 0..steps-1, sigma ascending; fractional indices follow the same formula."""
-        k = _times(t, 0, self.steps - 1, "k")
-        return NoiseLevel.from_sigma(
-            paths.karras_sigmas(k / (self.steps - 1), self.sigma_min, self.sigma_max, self.rho)
-        )
-
-    def time_of(self, level: NoiseLevel) -> Tensor:
-        """The table index of a level, float64, fractional between the table's levels."""
-        self.check(level)
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        sigma = (level.sigma.double() / level.alpha.double()).cpu()
-        time = (sigma ** (1 / self.rho) - low) / (high - low) * (self.steps - 1)
-        whole = time.round()
-        return torch.where((time - whole).abs() < SNAP, whole, time).clamp(0, self.steps - 1)
-
-    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
-        """Log-normal sigma, clamped to the range (DDAE 1.1.6)."""
-        if isinstance(draw, Draw):
-            z = draw.normal("level", ()).double()
-        else:
-            z = torch.randn(n, generator=draw, dtype=torch.float64)
-        return NoiseLevel.from_sigma((z * self.p_std + self.p_mean).exp().clamp(self.sigma_min, self.sigma_max))
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """-2 ln sigma_max and -2 ln sigma_min."""
-        ends = torch.tensor([self.sigma_max, self.sigma_min], dtype=torch.float64)
-        low, high = (-2 * ends.log()).tolist()
-        return low, high
-
-    def config(self) -> dict[str, Any]:
-        """All arguments."""
-        names = ("sigma_min", "sigma_max", "rho", "steps", "p_mean", "p_std")
-        return {"kind": "edm", **{name: getattr(self, name) for name in names}}
-
-
-class FlowSchedule(Schedule):
-    """Flow matching's straight line: alpha = 1 - s, sigma = s; s = 0 is the image, s = 1 is noise.
-
-    Programs that count time from the noise end (SiT, LightningDiT) have s = 1 - t; the model's conditioning
-    turns it, not the schedule (DDAE 1.3).
-
-    Args:
-        times: training distribution of s, "uniform" or "logit-normal".
-        margin: training, and paths that are even in noise, keep to s in [margin, 1 - margin].
-        shift: the rule "flow" walks shift s / (1 + (shift - 1) s) for s evenly from 1 to 0; more than 1 stays longer
-            with the noise.
-    """
-
-    convention = "flow"
-
-    def __init__(self, times: str = "uniform", margin: float = 1e-3, shift: float = 1.0) -> None:
-        if times not in ("uniform", "logit-normal"):
-            raise UsageError(f'unknown times "{times}"', nearest(times, ("uniform", "logit-normal")))
-        if not shift > 0:
-            raise UsageError(f"shift = {shift}", "expected a positive number")
-        self.times, self.margin, self.shift = times, margin, float(shift)
-
-    def at(self, t: Time) -> NoiseLevel:
-        """The level at s in [0, 1]."""
-        s = _times(t, 0, 1, "s")
-        return NoiseLevel(1 - s, s)
-
-    def time_of(self, level: NoiseLevel) -> Tensor:
-        """S of a level, float64."""
-        return torch.sigmoid(-level.log_snr / 2)
-
-    def sample(self, n: int, draw: Draw | Generator) -> NoiseLevel:
-        """S uniform or logit-normal, inside the margin."""
-        if self.times == "uniform":
-            s = draw.uniform("level") if isinstance(draw, Draw) else torch.rand(n, generator=draw, dtype=torch.float64)
-        else:
-            z = draw.normal("level", ()).double() if isinstance(draw, Draw) else torch.randn(n, generator=draw).double()
-            s = torch.sigmoid(z)
-        return self.at(s.clamp(self.margin, 1 - self.margin))
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """Log-SNR at s = 1 - margin and s = margin."""
-        ends = torch.tensor([1 - self.margin, self.margin], dtype=torch.float64)
-        low, high = (2 * (torch.log1p(-ends) - ends.log())).tolist()
-        return low, high
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Any level: a velocity is finite from the image to pure noise, both included."""
-        return -math.inf, math.inf
-
-    def config(self) -> dict[str, Any]:
-        """All arguments."""
-        shifted = {"shift": self.shift} if self.shift != 1 else {}
-        return {"kind": "flow", "times": self.times, "margin": self.margin, **shifted}
-
-
 def schedule_from_config(config: dict[str, Any]) -> Schedule:
     """Make the schedule that `schedule.config()` described.
 
     Errors:
         UsageError: unknown kind.
     """
-    from diffrep.continuous import VESchedule, VPSchedule  # its classes are made of this module's
+    # made of this module's class
+    from diffrep.continuous import EDMSchedule, FlowSchedule, VESchedule, VPSchedule
 
     arguments = dict(config)
     kind = arguments.pop("kind", None)
@@ -338,7 +209,12 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     return made
 
 
-def _times(t: Time, low: float, high: float, name: str) -> Tensor:
+def times_in(t: Time, low: float, high: float, name: str) -> Tensor:
+    """Times as a float64 tensor, () or (K,), clamped to a schedule's own.
+
+    Errors:
+        UsageError: a time further outside than rounding.
+    """
     time = torch.as_tensor(t, dtype=torch.float64).cpu()
     if time.ndim > 1 or not bool(((time >= low - SNAP) & (time <= high + SNAP)).all()):
         raise UsageError(f"{name} = {time.tolist()} is outside the schedule", f"expected {low} <= {name} <= {high}")

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from diffrep.autoencoder import kappa
 from diffrep.autoencoder.shifted import coefficient
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
-from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 
 LINEAR = DiscreteSchedule.linear()
 TABLE = {  # t: kappa, training coefficient

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from diffrep.autoencoder import Autoencoder, SemanticEncoder, ShiftAutoencoder, ShiftEstimator
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.errors import InputError, UsageError
 from diffrep.randomness import noise_for
 from diffrep.sampling import ddpm
-from diffrep.schedules import EDMSchedule, FlowSchedule, Schedule
+from diffrep.schedules import Schedule
 from diffrep.taps import read
 
 MakeModel = Callable[..., ShiftAutoencoder]

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from diffrep.autoencoder import ShiftAutoencoder, ShiftObjective, shift_loss, weight
 from diffrep.autoencoder.shifted import coefficient
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.errors import UsageError
 from diffrep.randomness import Draw
-from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 
 MakeModel = Callable[..., ShiftAutoencoder]
 Images = Callable[..., Tensor]

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from diffrep import TapFeatures, TrainConfig, load, save, train
 from diffrep.autoencoder import ShiftAutoencoder, ShiftEstimator, ShiftObjective, TokenShift
 from diffrep.autoencoder.tokens import shift_for, shift_from_config
+from diffrep.continuous import FlowSchedule
 from diffrep.data.batches import Batch
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, Tap
 from diffrep.errors import UsageError
 from diffrep.networks import build
 from diffrep.randomness import Draw, generator
-from diffrep.schedules import DiscreteSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 from diffrep.taps import read
 
 LAYOUTS = {

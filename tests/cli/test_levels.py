@@ -3,8 +3,9 @@
 import pytest
 
 from diffrep.cli.levels import parse
+from diffrep.continuous import FlowSchedule
 from diffrep.errors import UsageError
-from diffrep.schedules import DiscreteSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 
 LINEAR = DiscreteSchedule.linear()
 

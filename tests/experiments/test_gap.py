@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from diffrep.continuous import EDMSchedule
 from diffrep.data import to_tensor
 from diffrep.errors import UsageError
 from diffrep.experiments.gap import gap_outcome, gap_times, mean_factors, posterior_gap
 from diffrep.prediction import Prediction
-from diffrep.schedules import DiscreteSchedule, EDMSchedule
+from diffrep.schedules import DiscreteSchedule
 
 
 def test_a_zero_shift_has_the_gap_of_the_frozen_model(autoencoder, digits):

@@ -167,7 +167,9 @@ def mp_layer(state: State, name: str, x: Tensor, gain: Tensor | float = 1.0) -> 
     weight = state[f"{name}.weight"]
     fan = weight[0].numel()
     norms = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
-    used = gain * weight / (1e-4 + norms / math.sqrt(fan)) / math.sqrt(fan)
+    # a snapshot's gains are float16, and the program divides them so
+    scale = (gain.half() / math.sqrt(fan)).double() if isinstance(gain, Tensor) else gain / math.sqrt(fan)
+    used = scale * weight / (1e-4 + norms / math.sqrt(fan))
     return convolved(x, used) if weight.ndim == 4 else x @ used.T
 
 
@@ -248,7 +250,8 @@ def coefficients(name: str, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         return one, sigma, one, (sigma / 2).log()
     c_in = 1 / (sigma**2 + 1).sqrt()
     if name == "VPPrecond":
-        time = ((0.1**2 + 2 * 19.9 * torch.log1p(sigma**2)).sqrt() - 0.1) / 19.9
-        return one, -sigma, c_in, 999 * time
+        single = sigma.float()  # as the program computes it
+        time = ((0.1**2 + 2 * 19.9 * (1 + single**2).log()).sqrt() - 0.1) / 19.9
+        return one, -sigma, c_in, 999 * time.double()
     nearest = (sigma[:, None] - iddpm_sigmas()).abs().argmin(1)
     return one, -sigma, c_in, (999 - nearest).double()

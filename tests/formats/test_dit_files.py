@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
 from diffrep.formats import load, save
 from diffrep.noise import NoiseLevel
 from diffrep.sampling import ddim, invert
-from diffrep.schedules import DiscreteSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import read
 from tests.formats.transformer_files import adaptive_shapes, batch, linear, open_file, random_state

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffrep.autoencoder import ShiftAutoencoder
 from diffrep.denoiser import Denoiser
-from diffrep.errors import FormatError
+from diffrep.errors import FormatError, UsageError
 from diffrep.formats import load, save
 from diffrep.formats.content import find, module_tensors
 from diffrep.formats.content import read as open_content
@@ -205,3 +205,94 @@ def test_whether_a_file_was_compared_with_its_program(tmp_path: Path) -> None:
         assert next(family for family in families() if family.recognizes(content)).compared is compared
     content = open_content(edm2_file(tmp_path)[0])
     assert not next(family for family in families() if family.recognizes(content)).compared
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"model_channels": 999},
+        {"img_resolution": 64},
+        {"label_dim": 7},
+        {"model_type": "DhariwalUNet"},
+        {"sigma_data": 1},
+    ],
+)
+def test_facts_from_the_caller_must_agree(tmp_path: Path, told: dict[str, object]) -> None:
+    path, facts, _ = edm_file(tmp_path, "ddpmpp", "EDMPrecond")
+    with pytest.raises(FormatError, match=next(iter(told))):
+        load(path, architecture=told)
+    assert load(path, architecture=facts).identity == load(path).identity
+
+
+def test_a_config_beside_a_pickle_is_not_asked(tmp_path: Path) -> None:
+    first = [load(edm_file(tmp_path, "ddpmpp", "EDMPrecond")[0]), load(edm2_file(tmp_path)[0])]
+    (tmp_path / "args.json").write_text(json.dumps({"num_blocks": 7, "res_balance": 0.9, "channel_mult_emb": 1}))
+    again = [load(path) for path in sorted(tmp_path.glob("*.pkl"), reverse=True)]
+    assert [model.identity for model in again] == [model.identity for model in first]
+
+
+@pytest.mark.parametrize("told", [{"res_balance": 0.9}, {"channels_per_head": 32}, {"clip_act": 0.5}])
+def test_facts_that_edm2_contradicts(tmp_path: Path, told: dict[str, object]) -> None:
+    with pytest.raises(FormatError, match=next(iter(told))):
+        load(edm2_file(tmp_path)[0], architecture=told)
+
+
+def test_the_grids_of_the_programs_sampler(tmp_path: Path) -> None:
+    """From sigma 80 to 0.002, or as far as the network goes; a table's nearest sigmas."""
+    ends = {"VPPrecond": (80, 0.002), "VEPrecond": (80, 0.02), "EDMPrecond": (80, 0.002)}
+    for precond, (high, low) in ends.items():
+        denoiser = load(edm_file(tmp_path, "ddpmpp", precond)[0])
+        path = denoiser.schedule.path(6, rule=denoiser.sampling.rule)
+        sigma = path.sigma / path.alpha
+        assert sigma[[0, 5, 6]].tolist() == pytest.approx([high, low, 0])
+    denoiser = load(edm_file(tmp_path, "adm", "iDDPMPrecond")[0])
+    path = denoiser.schedule.path(6, rule=denoiser.sampling.rule)
+    position = torch.linspace(0, 1, 6, dtype=torch.float64)
+    table = formulas.iddpm_sigmas()[:-1]
+    karras = (80 ** (1 / 7) + position * (float(table[-1]) ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    nearest = table[(karras[:, None] - table).abs().argmin(1)]
+    assert (path.sigma / path.alpha)[:6].tolist() == pytest.approx(nearest.tolist(), rel=1e-4)
+
+
+def test_a_network_that_names_its_range_is_held_to_it(tmp_path: Path) -> None:
+    _, facts, state = edm_file(tmp_path, "ddpmpp", "EDMPrecond")
+
+    def written(**attributes: float) -> Denoiser:
+        ema = wrapped("EDMPrecond", {"model": module("SongUNet", state, facts)}, **attributes)
+        return load(write(tmp_path / "other.pkl", {"ema": ema, "loss_fn": None}))
+
+    x, own = torch.zeros(1, 3, 8, 8), written(sigma_min=0.01, sigma_max=50.0)
+    path = own.schedule.path(4, rule=own.sampling.rule)
+    assert path.sigma[[0, 3]].tolist() == pytest.approx([50, 0.01])
+    own(x, NoiseLevel.from_sigma(70.0))  # what churn makes of 50
+    with pytest.raises(UsageError, match="outside"):
+        own(x, NoiseLevel.from_sigma(75.0))
+    free = written(sigma_min=0, sigma_max=float("inf"))
+    for sigma in (1e-4, 113.0, 1e4):
+        assert free(x, NoiseLevel.from_sigma(sigma)).x0.isfinite().all()
+    assert load(save(free, tmp_path / "saved")).schedule == free.schedule
+
+
+def test_a_run_folder_has_a_snapshot_and_a_training_state(tmp_path: Path) -> None:
+    path, facts, state = edm_file(tmp_path, "ddpmpp", "EDMPrecond")
+    net = wrapped("EDMPrecond", {"model": module("SongUNet", state, facts)})
+    resume = write(tmp_path / "training-state-000001.pt", {"net": net, "optimizer_state": {"state": {}}})
+    assert find(tmp_path) == path
+    with pytest.raises(FormatError, match="raw weights"):
+        load(resume)
+
+
+def test_a_network_alone_in_its_pickle(tmp_path: Path) -> None:
+    path, facts, state = edm_file(tmp_path, "ddpmpp", "EDMPrecond")
+    alone = write(tmp_path / "alone.pkl", wrapped("EDMPrecond", {"model": module("SongUNet", state, facts)}))
+    assert load(alone).identity == load(path).identity
+
+
+def test_the_latents_of_edm2_are_scaled_as_its_encoder_says(tmp_path: Path) -> None:
+    path, _, _ = edm2_file(tmp_path)
+    published = load(path).input.scaling
+    assert published.pixels == (0, 1)
+    z = torch.tensor([5.81, 3.25, 0.12, -2.15]).reshape(1, 4, 1, 1)
+    assert published.normalize(z).abs().max() <= 1e-6
+    spread = torch.tensor([4.17, 4.62, 3.71, 3.28]).reshape(1, 4, 1, 1)
+    torch.testing.assert_close(published.normalize(z + spread), torch.full((1, 4, 1, 1), 0.5))

@@ -7,9 +7,10 @@ import torch
 
 from diffrep import formats, networks
 from diffrep.autoencoder import ShiftAutoencoder
+from diffrep.continuous import EDMSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, InputError, UsageError
-from diffrep.schedules import DiscreteSchedule, EDMSchedule
+from diffrep.schedules import DiscreteSchedule
 
 
 @pytest.fixture(scope="module")

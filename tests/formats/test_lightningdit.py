@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffrep.continuous import FlowSchedule
 from diffrep.errors import FormatError
 from diffrep.formats import load, save
 from diffrep.networks.dit_blocks import Rotary
 from diffrep.noise import NoiseLevel
-from diffrep.schedules import FlowSchedule
 from diffrep.taps import read
 from tests.formats.test_dit_files import check_direction, close
 from tests.formats.transformer_files import adaptive_shapes, batch, open_file, random_state

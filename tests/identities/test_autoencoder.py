@@ -9,12 +9,13 @@ from torch import Tensor
 
 from diffrep.autoencoder import ShiftAutoencoder, ShiftObjective
 from diffrep.autoencoder.shifted import moved, observe
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.denoiser import Denoiser, InputSpec
 from diffrep.networks import build
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
 from diffrep.randomness import Draw, generator, noise_for
-from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, Schedule
+from diffrep.schedules import DiscreteSchedule, Schedule
 
 LINEAR = DiscreteSchedule.linear()
 MODELS: list[tuple[Schedule, str]] = [

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Denoise, Denoiser, InputSpec
 from diffrep.noise import NoiseLevel, stack
 from diffrep.prediction import Prediction
 from diffrep.randomness import noise_for
 from diffrep.sampling import SAMPLERS, ddim, ddpm, dpmpp_2m, heun, invert
-from diffrep.schedules import DiscreteSchedule, FlowSchedule, Schedule
+from diffrep.schedules import DiscreteSchedule, Schedule
 from tests.identities.gaussian import GaussianDenoiser, path_of, random_gaussian, reverse
 from tests.stub import StubNetwork
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from diffrep import networks
+from diffrep.continuous import EDMSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec
 from diffrep.formats import edm_names
 from diffrep.networks import edm_song
 from diffrep.noise import NoiseLevel
-from diffrep.schedules import EDMSchedule
 from tests.networks.fills import wave
 
 SONG = {

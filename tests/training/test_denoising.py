@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from training_toy import ToyBatch, ToyNetwork
 
+from diffrep.continuous import EDMSchedule, FlowSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError, InputError, UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.randomness import Draw
-from diffrep.schedules import DiscreteSchedule, EDMSchedule, FlowSchedule
+from diffrep.schedules import DiscreteSchedule
 from diffrep.training import DenoisingObjective
 from diffrep.training.denoising import x0_factor
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, UsageError, nearest
 from diffrep.formats.diffusers_condition import FLOWS, GIVEN, needs, row
 from diffrep.networks.diffusers_hosted import CLASSES, Prompted, told_shapes
 from diffrep.networks.hosted import Call, Hosted
-from diffrep.schedules import FlowSchedule, Schedule
+from diffrep.schedules import Schedule
 
 
 def adapt(

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from diffrep.continuous import EDMSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats import official_names
@@ -21,7 +22,7 @@ from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
 from diffrep.formats.told import MOST, check_told, whole
 from diffrep.networks import UNet
-from diffrep.schedules import DiscreteSchedule, EDMSchedule
+from diffrep.schedules import DiscreteSchedule
 
 EDM_FACTS = ("sigma_data", "p_mean", "p_std", "sigma_min", "sigma_max", "rho")
 PLACES = (

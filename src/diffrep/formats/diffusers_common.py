@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import InputSpec, SamplingSpec
 from diffrep.errors import FormatError, UsageError, nearest
 from diffrep.formats import facts
 from diffrep.formats.content import Content, LazyWeights, require
 from diffrep.networks.diffusers_hosted import NEEDS
 from diffrep.noise import NoiseLevel
-from diffrep.schedules import DiscreteSchedule, FlowSchedule, Schedule, Time
+from diffrep.schedules import DiscreteSchedule, Schedule, Time
 
 LICENSE = "Apache-2.0 for the program; of the weights, what their card states"
 LOG = logging.getLogger("diffrep.formats")

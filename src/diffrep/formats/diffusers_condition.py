@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Conditioning, Denoiser, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import diffusers_common as common
@@ -24,7 +25,6 @@ from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.folder import load_strictly
 from diffrep.networks.diffusers_hosted import CLASSES, GUIDANCE, Prompted, diffusers_hosted
-from diffrep.schedules import FlowSchedule
 
 LOG = logging.getLogger("diffrep.formats")
 TOKENS = 77

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from diffrep import networks
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content, ask
 from diffrep.formats.dit_program import doubled, fact, halves
 from diffrep.formats.official_names import load_official
 from diffrep.input_spec import LatentScaling
-from diffrep.schedules import FlowSchedule
 
 HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16, (1536, 24): 24, (1792, 28): 28}
 """The published sizes S, B, L and XL, and LightningDiT's 1p0B and 1p6B: (width, depth) -> heads."""

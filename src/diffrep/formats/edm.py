@@ -1,11 +1,13 @@
 """Pickles of NVIDIA's EDM (Karras et al. 2022): DDPM++, NCSN++ and ADM behind four preconditionings.
 
-The file tells everything: constructor arguments, weights (`ema`), and how they were trained.
+The file tells everything: constructor arguments, weights (`ema`), and how they were trained. An argument that it does
+not hold had the constructor's default; configs beside it are not asked, and facts from the caller must agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import edm_names
 from diffrep.formats.content import Content, Family, Inert, module_tensors
-from diffrep.formats.edm_preconditioning import PRECONDITIONINGS
+from diffrep.formats.edm_preconditioning import PRECONDITIONINGS, number
 from diffrep.formats.folder import build_network
 from diffrep.formats.official_names import load_official
+from diffrep.formats.told import check_told
 from diffrep.networks.edm_blocks import filter_kernel
 from diffrep.networks.edm_unet import EDMUNet
 
@@ -54,9 +57,20 @@ DHARIWAL = {
 
 
 def recognizes(content: Content) -> bool:
-    """Whether the file is a dictionary whose `ema` is one of EDM's preconditioned networks."""
-    ema = content.data.get("ema") if isinstance(content.data, dict) else None
-    return isinstance(ema, Inert) and ema.class_name in PRECONDITIONINGS and inner(ema, "model") is not None
+    """Whether the file is, or has as its `ema`, one of EDM's preconditioned networks."""
+    ema = ema_of(content)
+    return ema is not None and ema.class_name in PRECONDITIONINGS and inner(ema, "model") is not None
+
+
+def ema_of(content: Content) -> Inert | None:
+    """The pickled network: the file's `ema`, or the only thing in it."""
+    ema = content.data.get("ema") if isinstance(content.data, dict) else content.data
+    return ema if isinstance(ema, Inert) else None
+
+
+def loss_of(content: Content) -> Any:  # noqa: ANN401 (what the file says)
+    """The pickled loss, which says how noise was drawn in training; None where there is none."""
+    return content.data.get("loss_fn") if isinstance(content.data, dict) else None
 
 
 def load(content: Content) -> Denoiser:
@@ -65,21 +79,22 @@ def load(content: Content) -> Denoiser:
     Errors:
         FormatError: a network that EDM never published, or tensors that are missing or left over.
     """
-    precond: Inert = content.data["ema"]
-    model = inner(precond, "model")
-    if model is None or model.class_name not in LAYOUTS:
+    precond = ema_of(content)
+    model = inner(precond, "model") if precond else None
+    if precond is None or model is None or model.class_name not in LAYOUTS:
         raise FormatError(
             f"{content.name} holds a {getattr(model, 'class_name', None)}", f"expected one of {', '.join(LAYOUTS)}"
         )
     defaults, layout = LAYOUTS[model.class_name]
     facts = {**defaults, **arguments(model, content)}
+    check_caller(content, {**facts, "model_type": model.class_name, "sigma_data": number(precond, "sigma_data", 0.5)})
     recipe = layout(facts, content)
     network = build_network(recipe)
     assert isinstance(network, EDMUNet)
     check_beside(content, "model.", known=("u",))
     _fill(network, facts, module_tensors(model), content)
     size, channels = int(facts["img_resolution"]), int(facts["in_channels"])
-    settings = PRECONDITIONINGS[precond.class_name](precond, content.data.get("loss_fn"), network)
+    settings = PRECONDITIONINGS[precond.class_name](precond, loss_of(content), network)
     denoiser = Denoiser(
         network,
         input=InputSpec(channels, size, latent=channels not in (1, 3)),
@@ -103,7 +118,8 @@ def check_beside(content: Content, prefix: str, known: Sequence[str] = ()) -> No
     Errors:
         FormatError: naming the first five.
     """
-    strange = [n for n in module_tensors(content.data["ema"]) if not n.startswith((prefix, *known))]
+    ema = ema_of(content)
+    strange = [n for n in module_tensors(ema) if not n.startswith((prefix, *known))] if ema else []
     if strange:
         raise FormatError(
             f"{content.name} holds tensors beside its network: {', '.join(strange[:5])}", "is it another model's file?"
@@ -113,13 +129,16 @@ def check_beside(content: Content, prefix: str, known: Sequence[str] = ()) -> No
 def arguments(
     module: Inert, content: Content, needed: Sequence[str] = ("in_channels", "out_channels")
 ) -> dict[str, Any]:
-    """What a module's constructor was called with.
+    """What a module's constructor was called with; where the file does not hold it, what the caller says.
 
     Errors:
-        FormatError: naming the arguments that the file does not hold.
+        FormatError: naming the arguments that nobody tells.
     """
     given = module.get("_init_kwargs")
-    found = {**content.facts, **given} if isinstance(given, dict) else dict(content.facts)
+    found = dict(given) if isinstance(given, dict) else {}
+    found |= {
+        name: content.told[name] for name in ("img_resolution", *needed) if name not in found and name in content.told
+    }
     if missing := [name for name in ("img_resolution", *needed) if not isinstance(found.get(name), int)]:
         example = ", ".join(f'"{name}": ...' for name in missing)
         raise FormatError(
@@ -127,6 +146,17 @@ def arguments(
             f"pass architecture={{{example}}} (--architecture FILE.json)",
         )
     return found
+
+
+def check_caller(content: Content, facts: Facts) -> None:
+    """Refuse facts from the caller that the file contradicts.
+
+    Errors:
+        FormatError: naming each.
+    """
+    check_told(
+        replace(content, facts={}, own={}), {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
+    )
 
 
 def outline(facts: Facts) -> dict[str, Any]:
@@ -198,11 +228,11 @@ def _fill(network: EDMUNet, facts: Facts, tensors: Mapping[str, Tensor], content
 
 def _compared(content: Content) -> bool:
     """Whether the official program's answers for such a network were at hand: not for NCSN++."""
-    ema = content.data["ema"]
-    model = inner(ema, "model")
+    ema = ema_of(content)
+    model = inner(ema, "model") if ema else None
     given = model.get("_init_kwargs") if model else None
     plain = [(given or {}).get(name, SONG[name]) == SONG[name] for name in ("embedding_type", "encoder_type")]
-    return ema.class_name == "EDMPrecond" and all(plain)
+    return ema is not None and ema.class_name == "EDMPrecond" and all(plain)
 
 
 FAMILIES = (

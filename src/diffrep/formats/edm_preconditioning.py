@@ -13,23 +13,34 @@ from typing import Any
 
 import torch
 
-from diffrep.continuous import VESchedule, VPSchedule
+from diffrep.continuous import EDMSchedule, VESchedule, VPSchedule
 from diffrep.denoiser import Conditioning, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats.content import Inert, module_tensors
 from diffrep.networks.edm_unet import EDMUNet
-from diffrep.schedules import DiscreteSchedule, EDMSchedule
+from diffrep.paths import HIGHEST, LOWEST
+from diffrep.schedules import DiscreteSchedule
 
 Settings = dict[str, Any]
 
 
 def edm_settings(precond: Inert, loss: Any, network: Any = None) -> Settings:  # noqa: ANN401 (what the file says)
-    """`EDMPrecond`, and EDM2's: sigma_data, and how training drew ln sigma."""
+    """`EDMPrecond`, and EDM2's: sigma_data, how training drew ln sigma, and what the network says of sigma's range.
+
+    The sampler walks from 80 to 0.002, or as far as the network goes; one that names no range takes any sigma.
+    """
     drawn = {ours: number(loss, official) for ours, official in (("p_mean", "P_mean"), ("p_std", "P_std"))}
+    low, high = number(precond, "sigma_min", 0.0), number(precond, "sigma_max", math.inf)
+    schedule = EDMSchedule(
+        max(LOWEST, low),
+        min(HIGHEST, high),
+        bounded=low > 0 or high < math.inf,
+        **{name: value for name, value in drawn.items() if value is not None},
+    )
     return {
         "parameterization": "edm",
         "sigma_data": number(precond, "sigma_data", 0.5),
-        "schedule": EDMSchedule(**{name: value for name, value in drawn.items() if value is not None}),
+        "schedule": schedule,
         "conditioning": Conditioning("log-sigma", scale=0.25),
         "sampling": SamplingSpec(clip=False, rule="karras"),
     }
@@ -41,8 +52,8 @@ def _vp(precond: Inert, loss: Any, network: EDMUNet) -> Settings:  # noqa: ANN40
     )
     return {
         "schedule": schedule,
-        "conditioning": Conditioning(scale=number(precond, "M", 1000) - 1),
-        "sampling": SamplingSpec(clip=False, rule="karras"),
+        "conditioning": Conditioning("vp", scale=number(precond, "M", 1000) - 1),
+        "sampling": SamplingSpec(clip=False, rule="edm"),
     }
 
 
@@ -54,7 +65,7 @@ def _ve(precond: Inert, loss: Any, network: EDMUNet) -> Settings:  # noqa: ANN40
     return {
         "schedule": VESchedule(number(precond, "sigma_min", 0.02), number(precond, "sigma_max", 100.0)),
         "conditioning": Conditioning("log-sigma", offset=-math.log(2)),
-        "sampling": SamplingSpec(clip=False, rule="karras"),
+        "sampling": SamplingSpec(clip=False, rule="edm"),
     }
 
 
@@ -66,7 +77,7 @@ def _iddpm(precond: Inert, loss: Any, network: EDMUNet) -> Settings:  # noqa: AN
     return {
         "schedule": DiscreteSchedule(1 / (1 + falling.flip(0) ** 2)),
         "conditioning": Conditioning("nearest"),
-        "sampling": SamplingSpec(clip=False, rule="guided-diffusion"),
+        "sampling": SamplingSpec(clip=False, rule="edm"),
     }
 
 

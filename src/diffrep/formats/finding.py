@@ -1,12 +1,14 @@
 """Which checkpoint a path means: a file, a diffusers folder, or the one checkpoint that lies below a folder.
 
-Where several lie there: EMA weights come before the raw ones beside them, an autoencoder before its DPM and its
-parts, files directly in the folder before files below it. What is left must be one.
+Where several lie there: files that hold no model (optimizers, counters, states of schedulers and of random numbers) are
+left out; EMA weights come before the raw ones beside them, an autoencoder before its DPM and its parts, files directly
+in the folder before files below it. What is left must be one.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from diffrep.errors import FormatError, InputError
@@ -14,8 +16,16 @@ from diffrep.errors import FormatError, InputError
 SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".pickle")
 MAX_FILES = 20_000
 AUTOENCODER, DPM = {"ema_encoder", "ema_decoder"}, "ema_denoise_fn"
-PARTS, STATISTICS = {"ema_latent_denoise_fn", "ema_classifier", "conds_mean", "param_groups"}, {"mean", "std"}
-"""Keys of files that are no model of their own: latent models, classifiers, codes, optimizers."""
+STATISTICS = {"mean", "std"}
+PARTS = (
+    {"ema_latent_denoise_fn"},
+    {"ema_classifier"},
+    {"conds_mean"},
+    {"param_groups"},
+    {"net", "optimizer_state"},
+    {"state", "net", "optimizer"},
+)
+"""Keys of files that are no model: latent models, classifiers, codes, optimizers, EDM's and EDM2's training states."""
 
 
 def find(path: Path) -> Path:
@@ -24,12 +34,12 @@ def find(path: Path) -> Path:
     Errors:
         InputError: more than one could be meant, or none is there; candidates are listed.
     """
-    if path.name.startswith("diffusion_pytorch_model") and path.is_file() and is_diffusers(path.parent):
+    if path.name in ("model_index.json", "config.json") and is_diffusers(path.parent):
         return path.parent
     if not path.is_dir() or is_diffusers(path):
         return path
     candidates = below(path)
-    for rule in (without_raw_twins, autoencoder_first, nearest_first):
+    for rule in (partial(without_raw_twins, root=path), models_first, nearest_first):
         if len(candidates) > 1:
             candidates = rule(candidates)
     if len(candidates) == 1:
@@ -76,14 +86,22 @@ def below(folder: Path) -> list[Path]:
     return sorted(found or loose)
 
 
-def without_raw_twins(candidates: list[Path]) -> list[Path]:
-    """Drop each file of raw weights for which the same step's EMA weights are there."""
-    twins = {_without_ema(path) for path in candidates if _is_ema(path)}
-    return [path for path in candidates if _is_ema(path) or _without_ema(path) not in twins]
+def without_raw_twins(candidates: list[Path], root: Path) -> list[Path]:
+    """Drop each file of raw weights for which the same step's EMA weights are there.
+
+    Args:
+        candidates: files and folders.
+        root: where they were looked for; its own name says nothing.
+    """
+    named = {path for path in candidates if _says_ema(path.stem)}
+    apart = {path.parent for path in named}  # a folder of both kinds says nothing by its name
+    above = {p for p in candidates if p.parent not in apart | {root} and _says_ema(p.parent.name)}
+    twins = {_without_ema(path) for path in named | above}
+    return [path for path in candidates if path in named | above or _without_ema(path) not in twins]
 
 
-def _is_ema(path: Path) -> bool:
-    return any(re.search(r"(^|[_.-])ema([_.-]|$)", part) for part in (path.stem, path.parent.name))
+def _says_ema(name: str) -> bool:
+    return bool(re.search(r"(^|[_.-])ema([_.-]|$)", name))
 
 
 def _without_ema(path: Path) -> tuple[str, ...]:
@@ -95,18 +113,28 @@ def _without_ema(path: Path) -> tuple[str, ...]:
     return (str(path.parent.parent), parts[1], parts[0])
 
 
-def autoencoder_first(candidates: list[Path]) -> list[Path]:
-    """Drop what is a part of an autoencoder that is there too, and what is no model at all (optimizers, latents)."""
+def models_first(candidates: list[Path]) -> list[Path]:
+    """Drop what is no model, and what is a part of an autoencoder that is there too."""
     keys = {path: top_keys(path) for path in candidates}
-    models = [p for p in candidates if not keys[p] & PARTS and keys[p] != STATISTICS]
-    if any(keys[p] >= AUTOENCODER for p in models):
-        models = [p for p in models if DPM not in keys[p]]
+    models = [p for p in candidates if keys[p] is not None and not is_part(keys[p] or set())]
+    if any((keys[p] or set()) >= AUTOENCODER for p in models):
+        models = [p for p in models if DPM not in (keys[p] or set())]
     return models or candidates
 
 
-def top_keys(path: Path) -> set[str]:
-    """The keys of a checkpoint's outermost dictionary; none where it cannot be read."""
+def is_part(keys: set[str]) -> bool:
+    """Whether a file with these keys belongs to a model, but is none."""
+    classifier = any(key.startswith("input_blocks.") for key in keys) and not any(
+        key.startswith("output_blocks.") for key in keys
+    )
+    return classifier or keys == STATISTICS or any(keys >= part for part in PARTS)
+
+
+def top_keys(path: Path) -> set[str] | None:
+    """The keys of a checkpoint's outermost dictionary, {} where it cannot be read; None where it holds no weights."""
     from diffrep.formats import pickles
+    from diffrep.formats.inert import Inert
+    from diffrep.formats.walking import tensors_below
 
     if path.is_dir() or path.suffix == ".safetensors":
         return set()
@@ -114,6 +142,8 @@ def top_keys(path: Path) -> set[str]:
         data = pickles.read(path)
     except FormatError:
         return set()
+    if not isinstance(data, Inert) and not any(tensor.is_floating_point() for _, tensor in tensors_below(data)):
+        return None
     return {key for key in data if isinstance(key, str)} if isinstance(data, dict) else set()
 
 

@@ -91,6 +91,11 @@ def recognized(content: Content) -> Family:
             raise
         except Exception:  # keys and shapes that this family does not expect
             continue
+    if isinstance(content.data, Mapping) and content.data.keys() >= {"net", "optimizer_state"}:
+        raise FormatError(
+            f"{content.name} is a training state of EDM, with raw weights",
+            "load network-snapshot-*.pkl of the same run",
+        )
     if class_name(content) in VAES:
         raise FormatError(f"{content.name} is a VAE, not a model of images", "name it with --vae, or dr.load_vae(...)")
     raise FormatError(

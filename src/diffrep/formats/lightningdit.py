@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content, read_file, require
@@ -22,7 +23,6 @@ from diffrep.formats.dit_program import STATISTICS, fact, program_of, tensors_of
 from diffrep.formats.dit_tensors import filled, flow, labels_of, official, outline, ratio, velocity
 from diffrep.formats.families import Family
 from diffrep.input_spec import LatentScaling
-from diffrep.schedules import FlowSchedule
 
 LEFT_OUT = 0.18215
 """The program's `latent_multiplier` where its config has none."""
