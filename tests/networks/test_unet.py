@@ -69,7 +69,10 @@ def test_the_taps_table_is_what_comes_out(name: str, size: tuple[int, int]) -> N
     assert out.shape == (2, 6 if network.learns_variance else 3, *size)
     assert list(got) == [place.name for place in network.places(size)]
     for place in network.places(size):
-        assert got[place.name].shape == (2, place.channels, *(place.resolution or ()))
+        if place.resolution or place.name == "time":
+            assert got[place.name].shape == (2, place.channels, *(place.resolution or ()))
+        else:
+            assert got[place.name].shape[:2] == (2, place.channels)
 
 
 @EVERY
@@ -85,7 +88,12 @@ def test_the_width_of_time_is_declared(name: str) -> None:
     network = NETWORKS[name]
     time, *rest = network.places((8, 8))
     assert (time.name, time.channels, time.resolution) == ("time", network.time_width, None)
-    assert all(place.resolution for place in rest)
+    assert all(place.resolution for place in rest if place.name == place.module)
+
+
+def test_parts_of_blocks_are_read_by_their_official_names() -> None:
+    parts = {p.name: p.module for p in NETWORKS["adm"].places((16, 16)) if p.name != p.module}
+    assert (parts["middle_block.1"], parts["output_blocks.2.1"]) == ("mid.attention", "dec.3.attention")
 
 
 @EVERY

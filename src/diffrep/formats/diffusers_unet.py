@@ -173,8 +173,8 @@ def translation(network: UNet) -> dict[str, str]:
     def attention(official: str, ours: str) -> None:
         names.update({f"{official}.group_norm": f"{ours}.norm", f"{official}.to_out.0": f"{ours}.out", official: ours})
 
-    for tap, entry in network._table.items():
-        for official in entry[3]:
+    for tap, row in network._table.items():
+        for official in row.aliases:
             if ".attentions." in official:
                 attention(official, f"{tap}.attention")
                 res(official.replace("attentions", "resnets"), f"{tap}.res")

@@ -17,7 +17,7 @@ from diffrep.autoencoder import SemanticEncoder, ShiftEstimator
 from diffrep.errors import FormatError
 from diffrep.networks import UNet
 from diffrep.networks.blocks import Attention, Downsample, ResBlock, Upsample
-from diffrep.networks.unet import Block
+from diffrep.networks.unet import Block, parts_of
 
 Names = list[tuple[str, str]]
 Table = dict[str, str]
@@ -230,14 +230,8 @@ def _ddpm_block(network: UNet, official: str, block: int, ours: str) -> Iterator
         yield f"{official}.{kind}.{block}", path
 
 
-def _halves(network: UNet, path: str) -> Iterator[str]:
-    module = network.get_submodule(path)
-    if not isinstance(module, Block):
-        yield path
-        return
-    yield f"{path}.res"
-    if module.attention is not None:
-        yield f"{path}.attention"
+def _halves(network: UNet, path: str) -> list[str]:
+    return parts_of(path, network.get_submodule(path))
 
 
 def _decoder_in_order(network: UNet) -> Iterator[str]:

@@ -26,7 +26,7 @@ from diffrep.networks.blocks import (
     known,
     norm,
 )
-from diffrep.networks.unet import Body, CodedUNet, Head, Parts, Shape, UNet, body, layout
+from diffrep.networks.unet import Body, CodedUNet, Head, Parts, Shape, UNet, body, layout, parts_of
 
 Resampling = Literal["residual", "conv"]
 
@@ -95,6 +95,7 @@ def adm(
         head=Head(widths[0], image_channels * (2 if learns_variance else 1), inner, zero=True),
         learns_variance=learns_variance,
         aliases=_official_names(inside),
+        inside=_inner_names(inside),
     )
 
 
@@ -115,3 +116,13 @@ def _official_names(inside: Body) -> dict[str, tuple[str, ...]]:
     for k in range(1, len(inside.dec) + 1):
         names[f"up.{k}" if k in inside.up else f"dec.{k}"] = (f"output_blocks.{k - 1}",)
     return names
+
+
+def _inner_names(inside: Body) -> dict[str, str]:
+    """guided-diffusion's names of the parts of its entries, such as `output_blocks.3.1`."""
+    entries = {"middle_block": parts_of("mid", inside.mid.module)}
+    for k, entry in enumerate(inside.enc, start=1):
+        entries[f"input_blocks.{k - 1}"] = parts_of(f"enc.{k}", entry.module)
+    for k, entry in enumerate(inside.dec, start=1):
+        entries[f"output_blocks.{k - 1}"] = parts_of(f"dec.{k}", entry.module) + [f"up.{k}"] * (k in inside.up)
+    return {part: f"{name}.{i}" for name, parts in entries.items() for i, part in enumerate(parts)}

@@ -86,6 +86,7 @@ def ddpm(
         body=inside,
         head=Head(shape.widths[0], image_channels, norm(head_groups, eps)),
         aliases=NAMES[known(names, "names", NAMES)](inside),
+        inside=inner_level_names(inside) if names == "pytorch-diffusion" else None,
     )
 
 
@@ -113,6 +114,15 @@ def level_names(inside: Body) -> dict[str, tuple[str, ...]]:
         add(f"dec.{k}", entry, "up")
         if k in inside.up:
             names[f"up.{k}"] = (f"up.{entry.level}.upsample",)
+    return names
+
+
+def inner_level_names(inside: Body) -> dict[str, str]:
+    """pytorch_diffusion's names of residual blocks that attention follows, and of the middle's parts."""
+    names = {"mid.res1": "mid.block_1", "mid.attention": "mid.attn_1"}
+    for tap, (official, *_) in level_names(inside).items():
+        if ".attn." in official:
+            names[f"{tap}.res"] = official.replace(".attn.", ".block.")
     return names
 
 

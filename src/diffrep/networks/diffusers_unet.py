@@ -147,6 +147,7 @@ def diffusers_unet(
         head=Head(widths[0], image_channels * (2 if learns_variance else 1), inner),
         learns_variance=learns_variance,
         aliases=plan.names,
+        inside=plan.inside,
     )
 
 
@@ -164,6 +165,7 @@ class _Plan:
         self.dec: list[Entry] = []
         self.up: dict[int, nn.Module] = {}
         self.names: Names = {"time": ("time_embedding",)}
+        self.inside = {"mid.res1": "mid_block.resnets.0", "mid.attention": "mid_block.attentions.0"}
 
     def encode(
         self, channels: int, blocks: int, attends: Sequence[bool], downs: Sequence[Callable[[int], nn.Module]]
@@ -177,6 +179,8 @@ class _Plan:
                 name = f"{official}.{'attentions' if attends[level] else 'resnets'}.{j}"
                 ends = (official,) if last and j == blocks - 1 else ()
                 self._push(self._entry(self.enc[-1].channels, level, attends[level]), name, *ends)
+                if attends[level]:
+                    self.inside[f"enc.{len(self.enc)}.res"] = f"{official}.resnets.{j}"
             if not last:
                 self._push(Entry(downs[level](width), width, level + 1), f"{official}.downsamplers.0", official)
 
@@ -198,6 +202,8 @@ class _Plan:
                 ends = (official,) if level == 0 and j == blocks - 1 else ()
                 name = f"{official}.{'attentions' if attends[i] else 'resnets'}.{j}"
                 self.names[f"dec.{len(self.dec)}"] = (name, *ends)
+                if attends[i]:
+                    self.inside[f"dec.{len(self.dec)}.res"] = f"{official}.resnets.{j}"
             if level > 0:
                 self.up[len(self.dec)] = ups[i](channels)
                 self.names[f"up.{len(self.dec)}"] = (f"{official}.upsamplers.0", official)

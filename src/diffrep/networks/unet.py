@@ -26,8 +26,8 @@ P = ParamSpec("P")
 class Place(NamedTuple):
     """A place in a network that can be read: the output of submodule `module`.
 
-    `resolution` is (height, width), None for the vector `time`. `attention` says whether the block has attention.
-    `aliases` are the official program's names for the same value.
+    `resolution` is (height, width), None for what can be read but is no tap: the vector `time`, parts of blocks under
+    their official names. `attention` says whether it has attention. `aliases` are the official program's names for the same value.
     """
 
     name: str
@@ -206,6 +206,7 @@ class UNet(Network):
         head: last layers; gives the image's channels, or twice as many.
         learns_variance: the second half of the output channels is a variance.
         aliases: official names, {tap name: names}; an up-sampler `up.k` named here becomes a place.
+        inside: official names of parts of blocks, {path of the part: name}; they can be read, and are in no glob.
     """
 
     def __init__(
@@ -216,6 +217,7 @@ class UNet(Network):
         head: nn.Module,
         learns_variance: bool = False,
         aliases: Mapping[str, tuple[str, ...]] | None = None,
+        inside: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.config = {}
@@ -227,7 +229,7 @@ class UNet(Network):
         self.dec = nn.ModuleDict({str(k): entry.module for k, entry in enumerate(body.dec, start=1)})
         self.up = nn.ModuleDict({str(k): module for k, module in body.up.items()})
         self.head = head
-        self._table = _table(body, self.time_width, aliases or {})
+        self._table = _table(body, self.time_width, aliases or {}, inside or {})
 
     def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, *, augment: Tensor | None = None) -> Tensor:
         """Run the network.
@@ -260,8 +262,8 @@ class UNet(Network):
     def places(self, size: Size) -> tuple[Place, ...]:
         """The taps for images of `size` (height, width), in the order in which they are computed."""
         return tuple(
-            Place(name, name, entry[0], _at_level(size, entry[1]), entry[2], entry[3])
-            for name, entry in self._table.items()
+            Place(name, row.module, row.channels, _at_level(size, row.level), row.attention, row.aliases)
+            for name, row in self._table.items()
         )
 
 
@@ -280,26 +282,54 @@ class CodedUNet(UNet):
         return self.run(x, torch.cat([emb, y.to(emb).expand(len(emb), -1)], dim=1))
 
 
-_Row = tuple[int, int | None, bool, tuple[str, ...]]  # channels, level, attention, aliases
+class Row(NamedTuple):
+    """A place in a U-Net's table: `level` is None for what is no tap."""
+
+    module: str
+    channels: int
+    level: int | None
+    attention: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 def _at_level(size: Size, level: int | None) -> Size | None:
     return None if level is None else (-(-size[0] // 2**level), -(-size[1] // 2**level))
 
 
-def _table(body: Body, time_width: int, aliases: Mapping[str, tuple[str, ...]]) -> dict[str, _Row]:
-    rows: dict[str, _Row] = {"time": (time_width, None, False, aliases.get("time", ()))}
+def parts_of(path: str, module: nn.Module) -> list[str]:
+    """Paths of a block's parts in the order in which they run; the block's own where it has none.
 
-    def add(name: str, channels: int, level: int, attention: bool) -> None:
-        rows[name] = (channels, level, attention, aliases.get(name, ()))
+    Example:
+        >>> parts_of("dec.3", Block(nn.Identity(), nn.Identity()))
+        ['dec.3.res', 'dec.3.attention']
+    """
+    if isinstance(module, Middle):
+        return [f"{path}.{part}" for part in ("res1", "attention", "res2")]
+    if isinstance(module, Block):
+        return [f"{path}.res"] + ([f"{path}.attention"] if module.attention is not None else [])
+    return [path]
+
+
+def _table(
+    body: Body, time_width: int, aliases: Mapping[str, tuple[str, ...]], inside: Mapping[str, str]
+) -> dict[str, Row]:
+    rows = {"time": Row("time", time_width, None, False, aliases.get("time", ()))}
+
+    def add(name: str, entry: Entry) -> None:
+        for part in parts_of(name, entry.module):
+            if part in inside:
+                rows[inside[part]] = Row(part, entry.channels, None, part.endswith(".attention"))
+        rows[name] = Row(name, *entry[1:], aliases.get(name, ()))
 
     for k, entry in enumerate(body.enc, start=1):
-        add(f"enc.{k}", *entry[1:])
-    add("mid", *body.mid[1:])
+        add(f"enc.{k}", entry)
+    add("mid", body.mid)
     for k, entry in enumerate(body.dec, start=1):
-        add(f"dec.{k}", *entry[1:])
-        if f"up.{k}" in aliases:
-            add(f"up.{k}", entry.channels, entry.level - 1, False)
+        add(f"dec.{k}", entry)
+        if (up := f"up.{k}") in inside:
+            rows[inside[up]] = Row(up, entry.channels, None)
+        if up in aliases:
+            rows[up] = Row(up, entry.channels, entry.level - 1, False, aliases[up])
     return rows
 
 
