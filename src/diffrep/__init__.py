@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from diffrep.autoencoder import ShiftObjective as ShiftObjective
     from diffrep.continuous import EDMSchedule as EDMSchedule
     from diffrep.continuous import FlowSchedule as FlowSchedule
+    from diffrep.continuous import VESchedule as VESchedule
+    from diffrep.continuous import VPSchedule as VPSchedule
     from diffrep.denoiser import Denoiser as Denoiser
     from diffrep.denoiser import InputSpec as InputSpec
     from diffrep.experiments.features import features as features
@@ -72,7 +74,7 @@ _NAMES = {
     "probes": "KNNProbe LinearProbe RidgeProbe",
     "randomness": "noise_for",
     "sampling": "ddim ddpm dpmpp_2m heun invert",
-    "continuous": "EDMSchedule FlowSchedule",
+    "continuous": "EDMSchedule FlowSchedule VESchedule VPSchedule",
     "schedules": "DiscreteSchedule",
     "tap_features": "TapFeatures",
     "taps": "read tapped",

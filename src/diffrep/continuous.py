@@ -111,8 +111,8 @@ class FlowSchedule(Schedule):
     Args:
         times: training distribution of s, "uniform" or "logit-normal".
         margin: training, and paths that are even in noise, keep to s in [margin, 1 - margin].
-        shift: the rule "flow" walks shift s / (1 + (shift - 1) s) for s evenly from 1 to 0; more than 1 stays longer
-            with the noise.
+        shift: the rules "flow" and "flow-match" walk shift s / (1 + (shift - 1) s) in the place of s; more than 1
+            stays longer with the noise.
     """
 
     convention = "flow"
@@ -128,6 +128,10 @@ class FlowSchedule(Schedule):
         """The level at s in [0, 1]."""
         s = times_in(t, 0, 1, "s")
         return NoiseLevel(1 - s, s)
+
+    def shifted(self, s: Tensor) -> Tensor:
+        """Times moved towards the noise by `shift`; both ends stay."""
+        return self.shift * s / (1 + (self.shift - 1) * s)
 
     def time_of(self, level: NoiseLevel) -> Tensor:
         """S of a level, float64."""

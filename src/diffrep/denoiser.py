@@ -23,7 +23,7 @@ from diffrep.prediction import Prediction
 from diffrep.schedules import DiscreteSchedule, Schedule, schedule_from_config
 
 Denoise = Callable[[Tensor, NoiseLevel], Prediction]
-PARAMETERIZATIONS = ("eps", "x0", "v", "flow", "edm")
+PARAMETERIZATIONS = ("eps", "x0", "v", "flow", "score", "edm")
 AT_THE_ENDS = ("v", "flow")
 """What tells x0 and eps apart also in pure noise and in an image."""
 
@@ -33,7 +33,8 @@ class SamplingSpec:
     """A model's own habits when it is sampled.
 
     Args:
-        clip: clamp predicted x0 to [-1, 1] in every step.
+        clip: clamp predicted x0 to [-limit, limit] in every step.
+        limit: 1 for images in [-1, 1]; diffusers has models with another (`clip_sample_range`).
         keep_eps: DDIM and its inversion do not derive eps again from the clamped x0 (diffusers).
         rule: of its paths, see `Schedule.path`.
         variance: of ancestral steps, see `ddpm`; None: learned where it is learned, else the posterior's.
@@ -46,6 +47,7 @@ class SamplingSpec:
     variance: str | None = None
     table: dict[str, Any] | None = None
     keep_eps: bool = False
+    limit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ TIMES: dict[str, Callable[[Schedule, NoiseLevel], Tensor]] = {
     "timestep": lambda schedule, level: schedule.time_of(level),
     "nearest": _nearest,
     "vp": _vp,
+    "sigma": lambda schedule, level: level.sigma.double() / level.alpha.double(),
     "log-sigma": lambda schedule, level: -level.log_snr / 2,
 }
 """Kinds of `Conditioning`."""
@@ -98,7 +101,7 @@ class Conditioning:
     Args:
         kind: "timestep" (t of the model's schedule, fractional between its levels), "nearest" (of the table's level
             with the nearest sigma / alpha: iDDPM in EDM's program), "vp" (the SDE's time as EDM's program rounds
-            it) or "log-sigma".
+            it), "sigma" (sigma / alpha) or "log-sigma" (its logarithm).
         scale: 1/1000 for DDAE, 1/4 for EDM, -1 with offset -1 for flows that count from the noise.
         offset: added before scaling; 1 for programs that count from 1.
         rounded: for families that take integers only.
@@ -135,7 +138,8 @@ class Denoiser(nn.Module):
         network: (x, time (B,), y) -> (B, C or 2C, H, W); carries `.config` and `.places(size)`.
         schedule: the levels it was trained on.
         input: channels, size and range of its images.
-        parameterization: what the network's output is: "eps", "x0", "v", "flow" or "edm" (preconditioned, sigma_data).
+        parameterization: what the network's output is: "eps", "x0", "v", "flow", "score" or "edm" (preconditioned,
+            sigma_data).
         conditioning: what the network sees as time.
         sampling: its own habits; wrappers pass them on.
         labels: for class-conditional networks.
@@ -197,17 +201,11 @@ class Denoiser(nn.Module):
                 shape, level outside the schedule, wrong label.
         """
         self._check(x_t, level)
-        own = self.schedule.convert(level)
-        rescale = (own.alpha + own.sigma) / (level.alpha + level.sigma)  # also where one of them is 0
-        same = bool(((rescale - 1).abs() < 1e-6).all())
-        if same:
-            own, x_own = level, x_t
-        else:
-            x_own = x_t * _shaped(rescale, x_t)
+        x_own, own = as_trained(self.schedule, x_t, level)
         time = self.conditioning(self.schedule, own).to(x_t.device, torch.float32).expand(len(x_t))
         kind, value, log_variance = self._evaluate(x_own, own, time, self._label(y, x_t))
         prediction = Prediction(x_own, own, kind, value, log_variance=log_variance)
-        return prediction if same else prediction.at(x_t, level)
+        return prediction if own is level else prediction.at(x_t, level)
 
     def _evaluate(
         self, x: Tensor, level: NoiseLevel, time: Tensor, y: Tensor | None
@@ -215,6 +213,8 @@ class Denoiser(nn.Module):
         dtype = next(iter(self.network.parameters()), x).dtype
         if self.parameterization != "edm":
             value, log_variance = self._split(self.network(x.to(dtype), time, y).to(x.dtype))
+            if self.parameterization == "score":
+                return "eps", -level.like(x)[1] * value, log_variance
             return self.parameterization, value, log_variance
         _, sigma = level.like(x)
         spread = (sigma**2 + self.sigma_data**2).sqrt()
@@ -319,6 +319,22 @@ class Denoiser(nn.Module):
         return digest.hexdigest()
 
 
+def as_trained(schedule: Schedule, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, NoiseLevel]:
+    """x_t and its level in the schedule's own convention; the very same objects where nothing changes.
+
+    Args:
+        schedule: the network's.
+        x_t: noisy images, (B, C, H, W).
+        level: their level, () or (B,), in any convention; also of a clean image or of pure noise.
+    """
+    own = schedule.convert(level)
+    rescale = (own.alpha + own.sigma) / (level.alpha + level.sigma)
+    if bool(((rescale - 1).abs() < 1e-6).all()):
+        return x_t, level
+    factor = rescale.to(x_t.device, x_t.dtype)
+    return x_t * factor.reshape(*factor.shape, *[1] * (x_t.ndim - factor.ndim)), own
+
+
 def check_images(images: object) -> None:
     """Refuse what is no tensor of floating-point numbers, such as bytes.
 
@@ -338,11 +354,6 @@ def check_level(level: object) -> None:
     """
     if not isinstance(level, NoiseLevel):
         raise UsageError(f"a noise level of type {type(level).__name__}", "t becomes one by denoiser.schedule.at(t)")
-
-
-def _shaped(factor: Tensor, x: Tensor) -> Tensor:
-    out = factor.to(x.device, x.dtype)
-    return out.reshape(-1, *[1] * (x.ndim - 1)) if out.ndim else out
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 (JSON is any)

@@ -6,6 +6,7 @@ network is not evaluated. Walking up, the image stands at the first level of the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> No
     """The path of `steps` network evaluations by a named rule; see `Schedule.path`."""
     discrete = hasattr(schedule, "alphas_cumprod")
     name = rule or ("pdae" if discrete else "karras")
+    name, _, offset = name.partition("-") if re.fullmatch(r"leading-\d+", name) else (name, "", "")
     if name not in RULES:
         raise UsageError(f'unknown path rule "{name}"', nearest(name, RULES))
     if direction not in ("down", "up"):
@@ -36,9 +38,9 @@ def make(schedule: Schedule, steps: int, rule: str | None, direction: str) -> No
         raise UsageError(f"a path of {steps} steps", "expected at least 1")
     if name in TABLE_RULES and not discrete:
         raise UsageError(f'path rule "{name}" needs a discrete schedule', 'take "karras" or "uniform-log-snr"')
-    if name == "flow" and schedule.convention != "flow":
-        raise UsageError('path rule "flow" needs the schedule of a flow', 'take "karras" or "uniform-log-snr"')
-    return RULES[name](schedule, steps, direction)
+    if name in FLOW_RULES and schedule.convention != "flow":
+        raise UsageError(f'path rule "{name}" needs the schedule of a flow', 'take "karras" or "uniform-log-snr"')
+    return RULES[name](schedule, steps, direction, **({"offset": int(offset)} if offset else {}))
 
 
 def karras_sigmas(position: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
@@ -91,19 +93,17 @@ def leading(schedule: DiscreteSchedule, steps: int, direction: str, offset: int 
     return _to_clean(schedule, points.clamp(max=len(schedule) - 1), direction)
 
 
-def leading_1(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
-    """The same from t = 1, as Stable Diffusion is sampled."""
-    return leading(schedule, steps, direction, offset=1)
-
-
 def trailing(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
-    """Diffusers' "trailing" grid: N points downwards from t = T - 1, then the entry before the table."""
-    points = (torch.arange(_few(schedule, steps), 0, -1).double() * (len(schedule) / steps)).round().long() - 1
-    return _to_clean(schedule, points.flip(0), direction)
+    """Diffusers' "trailing" grid: downwards from t = T - 1 in steps of T / N, then the entry before the table.
+
+    NumPy's range is rounded as diffusers rounds it; what it then has below t = 0 is left out.
+    """
+    points = np.arange(len(schedule), 0, -len(schedule) / _few(schedule, steps)).round().astype(np.int64) - 1
+    return _to_clean(schedule, torch.from_numpy(points[points >= 0]), direction)
 
 
 def linspace(schedule: DiscreteSchedule, steps: int, direction: str) -> NoiseLevel:
-    """Diffusers' "linspace" grid: N points evenly spaced from t = 0 to T - 1, rounded, then the entry before."""
+    """Points evenly spaced from t = 0 to T - 1, rounded, then the entry before the table (diffusers' "linspace")."""
     points = np.linspace(0, len(schedule) - 1, _few(schedule, steps)).round().astype(np.int64)
     return _to_clean(schedule, torch.from_numpy(points), direction)
 
@@ -115,12 +115,11 @@ def _few(schedule: DiscreteSchedule, steps: int) -> int:
 
 
 def _to_clean(schedule: DiscreteSchedule, points: Tensor, direction: str) -> NoiseLevel:
-    """Ascending points, walked; the level before the table is left out where it is the table's first itself."""
-    levels, before = schedule.at(torch.unique(points)), _clean(schedule)
-    known = float(before.log_snr) > float(levels[0].log_snr)
+    """Some points, walked; downwards to the level before the table, which may be the table's first itself."""
+    points = torch.unique(points)
     if direction == "up":
-        return schedule.at(_way_up(schedule, torch.unique(points)))
-    return stack([_reverse(levels), before]) if known else _reverse(levels)
+        return schedule.at(_way_up(schedule, points))
+    return stack([schedule.at(points.flip(0)), _clean(schedule)])
 
 
 def _way_up(schedule: DiscreteSchedule, points: Tensor) -> Tensor:
@@ -140,8 +139,18 @@ def karras(schedule: Schedule, steps: int, direction: str) -> NoiseLevel:
 
 def flow(schedule: FlowSchedule, steps: int, direction: str) -> NoiseLevel:
     """N+1 times evenly from pure noise (s = 1) to the image, shifted as the schedule says: SiT, REPA, LightningDiT."""
-    s = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    levels = schedule.at(schedule.shift * s / (1 + (schedule.shift - 1) * s))
+    levels = schedule.at(schedule.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)))
+    return levels if direction == "down" else _reverse(levels)
+
+
+def flow_match(schedule: FlowSchedule, steps: int, direction: str) -> NoiseLevel:
+    """The grid of diffusers' FlowMatchEulerDiscreteScheduler: N times evenly from s = 1 to its table's last, the image.
+
+    The last of the table is 1/1000, shifted; the times in between are shifted once more.
+    """
+    last = float(schedule.shifted(torch.tensor(1 / 1000, dtype=torch.float64)))
+    s = torch.cat([schedule.shifted(torch.linspace(1, last, steps, dtype=torch.float64)), torch.zeros(1).double()])
+    levels = schedule.at(s)
     return levels if direction == "down" else _reverse(levels)
 
 
@@ -184,16 +193,17 @@ def _reverse(levels: NoiseLevel) -> NoiseLevel:
     return levels[torch.arange(len(levels) - 1, -1, -1)]
 
 
-TABLE_RULES = ("pdae", "guided-diffusion", "ddae", "leading", "leading-1", "trailing", "linspace")
+TABLE_RULES = ("pdae", "guided-diffusion", "ddae", "leading", "trailing", "linspace")
+FLOW_RULES = ("flow", "flow-match")
 RULES: dict[str, Callable[..., NoiseLevel]] = {
     "pdae": pdae,
     "guided-diffusion": guided_diffusion,
     "ddae": ddae,
     "leading": leading,
-    "leading-1": leading_1,
     "trailing": trailing,
     "linspace": linspace,
     "flow": flow,
+    "flow-match": flow_match,
     "karras": karras,
     "edm": edm,
     "uniform-log-snr": uniform_log_snr,

@@ -64,9 +64,9 @@ class Schedule:
 
         Args:
             steps: number N of network evaluations; at least 1.
-            rule: "pdae", "guided-diffusion", "ddae", or diffusers' "leading", "leading-1", "trailing", "linspace"
-                (discrete schedules), "flow" (flows), "karras", "edm" or "uniform-log-snr" (all); None: "pdae" for a
-                discrete schedule, else "karras".
+            rule: "pdae", "guided-diffusion", "ddae", or diffusers' "leading", "leading-1" (or another offset),
+                "trailing", "linspace" (discrete schedules), "flow", "flow-match" (flows), "karras", "edm" or
+                "uniform-log-snr" (all); None: "pdae" for a discrete schedule, else "karras".
             direction: "down" for samplers, from noise to image; "up" for `invert`.
 
         Errors:
@@ -104,7 +104,8 @@ class DiscreteSchedule(Schedule):
     """A table of alpha-bar at t = 0..T-1: sqrt(alpha-bar) of the image, sqrt(1 - alpha-bar) of noise.
 
     Args:
-        alphas_cumprod: alpha-bar, (T,), falling, inside (0, 1); kept in float64 as given, with its rounding.
+        alphas_cumprod: alpha-bar, (T,), falling, inside (0, 1); the last may be 0, pure noise (Lin et al. 2023), if
+            the network predicts v. Kept in float64 as given, with its rounding.
         clean: alpha-bar "before" t = 0, where a path that goes past the table ends; 1 is the clean image.
     """
 
@@ -114,7 +115,7 @@ class DiscreteSchedule(Schedule):
         table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu().clone()
         if table.ndim != 1 or len(table) < 2 or not bool((table[1:] < table[:-1]).all()):
             raise UsageError(f"alphas_cumprod of shape {tuple(table.shape)} is no falling table of at least 2 numbers")
-        if float(table[0]) >= 1 or float(table[-1]) <= 0:
+        if float(table[0]) >= 1 or float(table[-1]) < 0:
             raise UsageError(f"alphas_cumprod runs from {table[0]:.6g} to {table[-1]:.6g}", "expected inside (0, 1)")
         self.alphas_cumprod = table
         self.clean = float(clean)
@@ -142,12 +143,17 @@ class DiscreteSchedule(Schedule):
         return len(self.alphas_cumprod)
 
     def at(self, t: Time) -> NoiseLevel:
-        """The level at index t, counted from 0; between two indices it is interpolated in log-SNR."""
+        """The level at index t, counted from 0; between two indices it is interpolated in log-SNR.
+
+        Between pure noise and the index before it alpha is a straight line.
+        """
         time = times_in(t, 0, len(self) - 1, "t")
         whole = time.round().long()
         exact = (time - whole).abs() < SNAP
         low = time.floor().long().clamp(max=len(self) - 2)
         between = torch.lerp(self._log_snr[low], self._log_snr[low + 1], time - low)
+        left = self.alphas_cumprod[low] * (1 - (time - low)) ** 2  # of alpha-bar, on the way to pure noise
+        between = torch.where(self._log_snr[low + 1].isinf(), left.log() - torch.log1p(-left), between)
         abar = torch.where(exact, self.alphas_cumprod[whole], torch.sigmoid(between))
         noise = torch.where(exact, 1 - self.alphas_cumprod[whole], torch.sigmoid(-between))
         return NoiseLevel(abar.sqrt(), noise.sqrt())
@@ -159,7 +165,8 @@ class DiscreteSchedule(Schedule):
         flat = wanted.reshape(-1).contiguous()
         upper = torch.searchsorted(-self._log_snr, -flat).clamp(1, len(self) - 1)
         a, b = self._log_snr[upper - 1], self._log_snr[upper]
-        time = (upper - 1) + (flat - a) / (b - a)
+        left = 1 - (torch.sigmoid(flat) / self.alphas_cumprod[upper - 1]).sqrt()
+        time = (upper - 1) + torch.where(b.isinf(), left, (flat - a) / (b - a))
         whole = time.round()
         near = (time - whole).abs() < SNAP
         return torch.where(near, whole, time).clamp(0, len(self) - 1).reshape(wanted.shape)
@@ -172,6 +179,12 @@ class DiscreteSchedule(Schedule):
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
+        """Log-SNR of the last entry that is not pure noise, and of the first."""
+        last = -2 if self._log_snr[-1].isinf() else -1
+        return float(self._log_snr[last]), float(self._log_snr[0])
+
+    @property
+    def limits(self) -> tuple[float, float]:
         """Log-SNR of the last and of the first entry."""
         return float(self._log_snr[-1]), float(self._log_snr[0])
 

@@ -8,7 +8,8 @@ import torch
 
 import diffrep as dr
 from diffrep.errors import FormatError, InputError
-from diffrep.formats.content import Content, find, read, require
+from diffrep.formats.content import Content, read, require
+from diffrep.formats.finding import find
 from tests.formats.parity import PARITY
 
 EXPECTED = {

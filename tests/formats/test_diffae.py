@@ -9,7 +9,7 @@ import torch
 import diffrep as dr
 from diffrep.autoencoder import ConditionalAutoencoder
 from diffrep.errors import FormatError, InputError
-from diffrep.formats.content import read_file
+from diffrep.formats.state_dicts import read_file
 from tests.formats.parity import SAMPLER, Case, case
 
 NAMES = ["celeba64d2c_autoenc", "celeba64d2c_autoenc_latent", "celeba64d2c_ddpm"]

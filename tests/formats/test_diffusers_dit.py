@@ -76,6 +76,28 @@ def test_the_caller_may_decide_about_the_frequencies(official, tmp_path):
     close(whole(model(x, LINEAR.at(t), y=Y)), expected(x, timestep=t, class_labels=Y).sample)
 
 
+def test_a_model_under_its_name_on_the_hub(tmp_path):
+    theirs = converted_from_official(random("DiTTransformer2DModel", **DIT))
+    folder = saved(theirs, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config = {**config, "_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "norm_eps"}))
+    model = dr.load(folder, schedule=LINEAR)
+    x, t = inputs(4)
+    expected = with_official_mathematics(theirs)(x, timestep=t, class_labels=Y).sample
+    close(whole(model(x, LINEAR.at(t), y=Y)), expected)
+
+
+def test_of_one_block_it_must_be_told_whose_frequencies_it_has(tmp_path):
+    theirs = random("DiTTransformer2DModel", **{**DIT, "num_layers": 1})
+    folder = saved(theirs, tmp_path)
+    with pytest.raises(FormatError, match="downscale_freq_shift"):
+        dr.load(folder)
+    x, t = inputs(4)
+    model = dr.load(folder, schedule=LINEAR, architecture={"downscale_freq_shift": 1})
+    close(whole(model(x, LINEAR.at(t), y=Y)), theirs(x, timestep=t, class_labels=Y).sample)
+
+
 def test_blocks_are_taps_as_maps(tmp_path):
     theirs = random("DiTTransformer2DModel", **DIT)
     model = dr.load(saved(theirs, tmp_path), schedule=LINEAR)

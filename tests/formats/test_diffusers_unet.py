@@ -128,6 +128,67 @@ def test_what_our_layout_has_not_is_run_by_diffusers(setting, tmp_path):
     }
 
 
+NCSNPP = {
+    **UNET,
+    "time_embedding_type": "fourier",
+    "mid_block_scale_factor": 2**0.5,
+    "block_out_channels": (32, 32, 64),
+    "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipDownBlock2D"),
+    "up_block_types": ("SkipUpBlock2D", "AttnSkipUpBlock2D", "SkipUpBlock2D"),
+}
+
+
+def test_a_score_network_of_sigma(tmp_path):
+    theirs = random("UNet2DModel", **NCSNPP)
+    scheduler = diffusers().ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=378.0)
+    model = dr.load(saved(theirs, tmp_path, scheduler))
+    assert (model.parameterization, model.schedule) == ("score", dr.VESchedule(0.01, 378.0))
+    sigma, (x, _) = torch.tensor([0.5, 20.0]), inputs(3)
+    x = x * sigma.reshape(2, 1, 1, 1)
+    answer, score = model(x, dr.NoiseLevel.from_sigma(sigma)), theirs(x, sigma).sample
+    close(answer.score, score)
+    close(answer.x0, x + sigma.reshape(2, 1, 1, 1) ** 2 * score)
+    scheduler.set_sigmas(10)
+    path = model.schedule.path(9, rule=model.sampling.rule)
+    assert torch.allclose(path.sigma.flip(0).float(), scheduler.discrete_sigmas, rtol=1e-5)
+    seen, names = {}, [alias for tap in model.taps for alias in tap.aliases]
+    for name in names:
+        theirs.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: seen.update({name: out}))
+    theirs(x, sigma)
+    assert {"down_blocks.0", "down_blocks.1", "up_blocks.0", "mid_block"} <= set(names)
+    for name, value in dr.read(model, x, dr.NoiseLevel.from_sigma(sigma), names).items():
+        close(value, seen[name][0] if isinstance(seen[name], tuple) else seen[name])
+    loss = dr.ShiftObjective(dr.ShiftAutoencoder.fresh(model, 8, training_scale="score")).loss_at(
+        x.clamp(-1, 1), dr.NoiseLevel.from_sigma(sigma), torch.ones_like(x)
+    )
+    loss.sum().backward()
+    assert loss.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"time_embedding_type": "learned", "num_train_timesteps": 1000},
+        {"block_out_channels": (16, 24), "attention_head_dim": 16},
+    ],
+    ids=["learned-time", "heads-that-do-not-divide"],
+)
+def test_what_needs_diffusers_computes_what_diffusers_computes(setting, tmp_path):
+    theirs = random("UNet2DModel", **{**UNET, **setting})
+    model = dr.load(saved(theirs, tmp_path), schedule=LINEAR)
+    x, t = inputs(3)
+    close(model(x, LINEAR.at(t)).eps, theirs(x, t).sample)
+
+
+def test_maps_in_channels_last_are_trained_on(tmp_path):
+    model = dr.load(saved(random("UNet2DModel", **UNET, act_fn="gelu"), tmp_path), schedule=LINEAR)
+    assert model.network.config["layout"] == "diffusers_hosted"
+    objective = dr.ShiftObjective(dr.ShiftAutoencoder.fresh(model, 8))
+    x, t = inputs(3)
+    objective.loss_at(x, LINEAR.at(t), torch.ones_like(x)).sum().backward()
+    assert all(p.grad is not None for p in objective.parameters())
+
+
 @pytest.mark.parametrize(("kind", "ours"), [("epsilon", "eps"), ("sample", "x0"), ("v_prediction", "v")])
 def test_every_kind_of_prediction_returns_a_known_image(kind, ours, tmp_path):
     scheduler = diffusers().DDIMScheduler(prediction_type=kind, beta_schedule="squaredcos_cap_v2")

@@ -12,9 +12,10 @@ from diffrep.autoencoder import ShiftAutoencoder
 from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError, UsageError
 from diffrep.formats import load, save
-from diffrep.formats.content import find, module_tensors
 from diffrep.formats.content import read as open_content
 from diffrep.formats.families import families
+from diffrep.formats.finding import find
+from diffrep.formats.state_dicts import module_tensors
 from diffrep.guidance import conditioned
 from diffrep.noise import NoiseLevel
 from diffrep.sampling import heun

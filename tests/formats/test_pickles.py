@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from diffrep.formats import pickles
-from diffrep.formats.content import module_tensors, state_dict
 from diffrep.formats.inert import Inert, Name
+from diffrep.formats.state_dicts import module_tensors, state_dict
 from tests.formats.evil import raw
 from tests.formats.parity import PARITY
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffrep.autoencoder.kappa import scale_of
 from diffrep.autoencoder.shift import Shift
-from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec, Tap
+from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec, Tap, as_trained
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
@@ -40,7 +40,8 @@ def observe(
     """One pass of the frozen denoiser: its prediction and the maps that the shift reads."""
     with tapped(denoiser, shift.reads, early_exit=False) as maps:
         prediction: Prediction = denoiser(x_t, level, y=y)
-    return prediction, maps
+    # Channels-last maps that need no gradient crash the backward pass of group normalization (torch 2.13, CPU).
+    return prediction, {name: value.contiguous() for name, value in maps.items()}
 
 
 def coefficient(scale: str, schedule: Schedule, level: NoiseLevel, x: Tensor) -> Tensor:
@@ -59,6 +60,8 @@ def coefficient(scale: str, schedule: Schedule, level: NoiseLevel, x: Tensor) ->
 def moved(prediction: Prediction, delta: Tensor) -> Prediction:
     """The prediction with `delta` added to its noise, as the quantity that it already was (PDAE 1.4, second table)."""
     alpha, sigma = prediction.level.like(prediction.x_t)
+    delta = torch.where(alpha > 0, delta, 0.0)  # in pure noise the noise is known, whatever the code says
+    alpha = torch.where(alpha > 0, alpha, 1.0)
     factors: dict[str, Tensor | float] = {
         "eps": 1.0,
         "x0": -sigma / alpha,
@@ -104,7 +107,8 @@ class ShiftedDenoiser(nn.Module):
         for z in self.codes:
             if z.shape[0] not in (1, x_t.shape[0]):
                 raise UsageError(f"{z.shape[0]} codes for {x_t.shape[0]} images", "give one code, or one per image")
-        x, own = _own(self.denoiser.schedule, x_t, level)
+        self.denoiser.schedule.check(level)
+        x, own = as_trained(self.denoiser.schedule, x_t, level)
         prediction, maps = observe(self.denoiser, self.shift, x, own, y)
         dtype = next(self.shift.parameters()).dtype
         codes = [z.to(dtype) for z in self.codes]
@@ -132,16 +136,6 @@ class ShiftedDenoiser(nn.Module):
     def taps(self) -> tuple[Tap, ...]:
         """The frozen model's."""
         return self.denoiser.taps
-
-
-def _own(schedule: Schedule, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, NoiseLevel]:
-    """x_t and its level in the schedule's own convention; the very same objects where nothing changes."""
-    schedule.check(level)
-    own = schedule.convert(level)
-    rescale = own.alpha / level.alpha
-    if bool(((rescale - 1).abs() < 1e-6).all()):
-        return x_t, level
-    return x_t * NoiseLevel(rescale, rescale).like(x_t)[0], own
 
 
 def _column(weight: Weight, x: Tensor) -> Tensor | float:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, UsageError, nearest
-from diffrep.formats.diffusers_condition import FLOWS, GIVEN, needs, row
+from diffrep.formats.diffusers_condition import FLOWS
+from diffrep.formats.diffusers_told import GIVEN, needs, row
 from diffrep.networks.diffusers_hosted import CLASSES, Prompted, told_shapes
 from diffrep.networks.hosted import Call, Hosted
 from diffrep.schedules import Schedule
@@ -156,8 +157,9 @@ def prompted(denoiser: Denoiser, **conditions: Tensor) -> Denoiser:
 
 
 def _told(kind: str, config: Mapping[str, Any], size: int, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    text = given.get("text_embeds")
     try:
-        needed = needs(config, kind, size, kind)
+        needed = needs(config, kind, size, kind, text_width=None if text is None else text.shape[-1])
     except FormatError as error:
         raise UsageError(error.message, error.hint) from error
     known = {*needed, "encoder_attention_mask"}

@@ -16,6 +16,7 @@ from diffrep.denoiser import Denoiser, Tap
 from diffrep.errors import UsageError
 from diffrep.files import sha256_of
 from diffrep.formats import folder as own
+from diffrep.formats.content import Content
 from diffrep.formats.foreign import Loaded, load_foreign
 from diffrep.formats.loading import locate
 from diffrep.formats.uvit import discrete
@@ -80,7 +81,7 @@ def card_of(loaded: Loaded, title: str) -> str:
     denoiser = denoiser_of(model)
     facts = {
         "source": content.name,
-        "sha256": content.sha256 or source_hash(content.path),
+        "sha256": content.sha256 or source_hash(content),
         "family": family.name + ("" if family.compared else f" ({NOT_COMPARED})"),
         "license of the weights": family.license,
         "facts from": content.origin or "the file itself",
@@ -124,9 +125,8 @@ def short(config: dict[str, Any]) -> dict[str, Any]:
     return {key: f"{len(v)} values" if isinstance(v, list) and len(v) > 12 else v for key, v in config.items()}
 
 
-def source_hash(path: Path) -> str:
+def source_hash(content: Content) -> str:
     """The sha256 of a file, or of each weight file of a folder."""
-    if path.is_file():
-        return sha256_of(path)
-    found = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin"))
-    return ", ".join(f"{sha256_of(p)} ({p.relative_to(path)})" for p in found)
+    if content.path.is_file():
+        return sha256_of(content.path)
+    return ", ".join(f"{sha256_of(path)} ({path.name})" for path in content.data.weights.files)

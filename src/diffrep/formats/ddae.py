@@ -17,9 +17,10 @@ from diffrep.continuous import EDMSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats import official_names
-from diffrep.formats.content import Content, require, tensors_in
+from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
+from diffrep.formats.state_dicts import tensors_in
 from diffrep.formats.told import MOST, check_told, whole
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule

@@ -16,10 +16,11 @@ from diffrep.autoencoder import CodeStats, ConditionalAutoencoder, LatentPrior
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats import official_names
-from diffrep.formats.content import Content, read_file, require, tensors_in
+from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, filled, head_facts, heads_of, named_schedule, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
+from diffrep.formats.state_dicts import read_file, tensors_in
 from diffrep.formats.told import Levels, check_told, truth, whole
 from diffrep.networks import Network
 

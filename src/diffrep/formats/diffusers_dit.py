@@ -5,7 +5,7 @@ normalization has a larger epsilon, and every block embeds time and label by its
 seen: a converted official model has the same embedding in every block, and was trained with the official frequencies,
 k / half, and epsilon 1e-6: that is what it gets here, on purpose not what diffusers computes. Where the blocks'
 embeddings differ, diffusers trained it, and it keeps diffusers' mathematics. `architecture={"downscale_freq_shift": 0}`
-(or 1) says it otherwise.
+(or 1) says it otherwise, and must where there is one block only.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffrep.denoiser import Conditioning, Denoiser, LabelSpec
+from diffrep.denoiser import Denoiser, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import diffusers_common as common
-from diffrep.formats.content import Content, require
+from diffrep.formats.content import Content, ask, require
+from diffrep.formats.diffusers_scheduler import scheduling
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network, load_strictly
 from diffrep.networks.dit_blocks import position_table
 
 FACTS = (
     *("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "sample_size", "patch_size"),
-    *("num_embeds_ada_norm", "activation_fn", "norm_type", "norm_elementwise_affine", "norm_eps"),
+    *("num_embeds_ada_norm", "activation_fn", "norm_type", "norm_elementwise_affine"),
 )
 GELU = {"gelu-approximate": "tanh", "gelu": "none"}
 EMBEDDING = (
@@ -40,7 +41,8 @@ BLOCK = (
     *(("ff.net.0.proj", "feed_forward.linear1"), ("ff.net.2", "feed_forward.linear2")),
 )
 OUTER = (("pos_embed.proj", "patch.proj"), ("proj_out_1", "head.modulation"), ("proj_out_2", "head.linear"))
-OFFICIAL_EPS = 1e-6
+OFFICIAL_EPS, DEFAULT_EPS = 1e-6, 1e-5
+"""Of the official program; and what diffusers took before its configs told it."""
 
 
 def load(content: Content) -> Denoiser:
@@ -50,7 +52,7 @@ def load(content: Content) -> Denoiser:
         FormatError: a fact is missing, a variant that is no DiT, or tensors that do not fit.
     """
     require(content, "a DiTTransformer2DModel", FACTS)
-    weights: Mapping[str, Tensor] = content.data["weights"]
+    weights: Mapping[str, Tensor] = content.data.weights
     recipe = outline(content, weights)
     network = build_network(recipe)
     blockwise = recipe["layout"] == "diffusers_dit"
@@ -59,10 +61,9 @@ def load(content: Content) -> Denoiser:
     made = Denoiser(
         network,
         input=common.input_of(content, recipe["image_channels"], recipe["size"]),
-        conditioning=Conditioning(rounded=True),
         labels=LabelSpec(classes, null=classes),
         source=common.source_of(content),
-        **common.scheduling(content),
+        **scheduling(content),
     )
     return made.eval()
 
@@ -83,6 +84,8 @@ def outline(content: Content, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     width = heads * int(content.fact("attention_head_dim"))
     inner = weights.get("transformer_blocks.0.ff.net.0.proj.weight", torch.empty(4 * width, 0)).shape[0]
     shift = content.fact("downscale_freq_shift", None)
+    if shift is None and sum(name.endswith("norm1.emb.timestep_embedder.linear_1.weight") for name in weights) == 1:
+        ask(content, "a DiTTransformer2DModel of one block", ["downscale_freq_shift"])
     if shift is None:
         shift = 0 if is_official(weights) else 1
     recipe: dict[str, Any] = {
@@ -99,7 +102,7 @@ def outline(content: Content, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if shift == 0 and is_official(weights) and GELU[activation] == "tanh":
         return {"layout": "dit", **recipe}
-    eps = OFFICIAL_EPS if shift == 0 else float(content.fact("norm_eps"))
+    eps = OFFICIAL_EPS if shift == 0 else float(content.fact("norm_eps", DEFAULT_EPS))
     return {"layout": "diffusers_dit", **recipe, "endpoint": shift == 1, "eps": eps, "approximate": GELU[activation]}
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffrep.denoiser import Conditioning, Denoiser, LabelSpec
+from diffrep.denoiser import Denoiser, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import diffusers_common as common
 from diffrep.formats.content import Content, require
 from diffrep.formats.diffusers_condition import hosted
+from diffrep.formats.diffusers_scheduler import scheduling
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network, load_strictly
 from diffrep.networks import UNet
@@ -57,14 +58,13 @@ def load(content: Content) -> Denoiser:
     network = build_network({"layout": "diffusers_unet", **recipe})
     if not isinstance(network, UNet):  # the layout builds nothing else
         raise FormatError(f"{content.name} is no U-Net")
-    load_strictly(network, converted(content.data["weights"], network), content.path)
+    load_strictly(network, converted(content.data.weights, network), content.path)
     made = Denoiser(
         network,
         input=common.input_of(content, recipe["image_channels"], common.square(content, "a UNet2DModel")),
-        conditioning=Conditioning(rounded=True),
         labels=None if recipe["classes"] is None else LabelSpec(recipe["classes"]),
         source=common.source_of(content),
-        **common.scheduling(content),
+        **scheduling(content),
     )
     return made.eval()
 
@@ -82,20 +82,24 @@ def outline(content: Content) -> dict[str, Any] | None:
         raise FormatError(f'{content.name} names the block "{strange[0]}"', "expected names such as AttnDownBlock2D")
     if not _is_plain(content) or not set(down) <= DOWN.keys() or not set(up) <= UP.keys():
         return None
+    widths, head = [int(width) for width in content.fact("block_out_channels")], content.fact("attention_head_dim")
+    attends = [DOWN[kind][0] or UP[other][0] for kind, other in zip(down, reversed(up), strict=False)]
+    if head and any(width % head for width, has in zip(widths, attends, strict=False) if has or width == widths[-1]):
+        return None  # diffusers then has heads that do not add up to the width
     scale_shift = common.choice(content, "resnet_time_scale_shift", "default") == "scale_shift"
     groups = int(content.fact("norm_num_groups"))
     middle = content.fact("attn_norm_num_groups", None) or (None if scale_shift else groups)
     down_kind, up_kind = (content.fact(f"{side}sample_type", None) or "conv" for side in ("down", "up"))
     return {
         "image_channels": channels,
-        "widths": [int(width) for width in content.fact("block_out_channels")],
+        "widths": widths,
         "blocks": int(content.fact("layers_per_block")),
         "down_attention": [DOWN[kind][0] for kind in down],
         "up_attention": [UP[kind][0] for kind in up],
         "middle_attention": bool(common.choice(content, "add_attention", True)),
         "down": [DOWN[kind][1] or down_kind for kind in down],
         "up": [UP[kind][1] or up_kind for kind in up],
-        "head_width": content.fact("attention_head_dim"),
+        "head_width": head,
         "time_width": content.fact("time_embedding_dim", None),
         "classes": content.fact("num_class_embeds", None),
         "learns_variance": learned,

@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffrep.formats.content import Content, state_dict
+from diffrep.formats.content import Content
 from diffrep.formats.facts import lookup
+from diffrep.formats.state_dicts import state_dict
 
 MARKS = {"x_embedder.proj.weight", "t_embedder.mlp.0.weight", "blocks.0.adaLN_modulation.1.weight"}
 """Tensors of all of them."""

@@ -16,10 +16,12 @@ from torch import Tensor
 from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import edm_names
-from diffrep.formats.content import Content, Family, Inert, module_tensors
+from diffrep.formats.content import Content, Family
 from diffrep.formats.edm_preconditioning import PRECONDITIONINGS, number
 from diffrep.formats.folder import build_network
+from diffrep.formats.inert import Inert
 from diffrep.formats.official_names import load_official
+from diffrep.formats.state_dicts import module_tensors
 from diffrep.formats.told import check_told
 from diffrep.networks.edm_blocks import filter_kernel
 from diffrep.networks.edm_unet import EDMUNet

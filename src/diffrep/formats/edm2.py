@@ -19,11 +19,13 @@ from torch import Tensor
 from diffrep.denoiser import Denoiser, InputSpec, LabelSpec
 from diffrep.errors import FormatError
 from diffrep.formats import edm_names
-from diffrep.formats.content import Content, Family, Inert, module_tensors
+from diffrep.formats.content import Content, Family
 from diffrep.formats.edm import LICENSE, arguments, check_beside, check_caller, ema_of, inner, loss_of, outline
 from diffrep.formats.edm_preconditioning import edm_settings, number
 from diffrep.formats.folder import build_network
+from diffrep.formats.inert import Inert
 from diffrep.formats.official_names import load_official
+from diffrep.formats.state_dicts import module_tensors
 from diffrep.input_spec import LatentScaling
 from diffrep.networks.edm2 import EDM2
 

@@ -16,7 +16,8 @@ import torch
 from diffrep.continuous import EDMSchedule, VESchedule, VPSchedule
 from diffrep.denoiser import Conditioning, SamplingSpec
 from diffrep.errors import FormatError
-from diffrep.formats.content import Inert, module_tensors
+from diffrep.formats.inert import Inert
+from diffrep.formats.state_dicts import module_tensors
 from diffrep.networks.edm_unet import EDMUNet
 from diffrep.paths import HIGHEST, LOWEST
 from diffrep.schedules import DiscreteSchedule

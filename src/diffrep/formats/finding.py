@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from diffrep.errors import FormatError, InputError
+from diffrep.formats.components import is_component
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".pickle")
 MAX_FILES = 20_000
@@ -34,9 +35,9 @@ def find(path: Path) -> Path:
     Errors:
         InputError: more than one could be meant, or none is there; candidates are listed.
     """
-    if path.name in ("model_index.json", "config.json") and is_diffusers(path.parent):
+    if path.suffix == ".json" and is_component(path.parent):
         return path.parent
-    if not path.is_dir() or is_diffusers(path):
+    if not path.is_dir() or is_component(path):
         return path
     candidates = below(path)
     for rule in (partial(without_raw_twins, root=path), models_first, nearest_first):
@@ -53,14 +54,6 @@ def find(path: Path) -> Path:
     raise InputError(f"{path} holds {len(candidates)} checkpoints: {listed}", "name the one that is meant")
 
 
-def is_diffusers(folder: Path) -> bool:
-    """Whether a folder is a pipeline or a component of diffusers (or claims to be one)."""
-    if (folder / "model_index.json").is_file():
-        return True
-    weights = any(folder.glob("diffusion_pytorch_model*")) or any(folder.glob("*.py"))
-    return (folder / "config.json").is_file() and weights
-
-
 def below(folder: Path) -> list[Path]:
     """Candidates: pickled files and diffusers folders; loose safetensors only where there is nothing else."""
     found: list[Path] = []
@@ -75,7 +68,7 @@ def below(folder: Path) -> list[Path]:
             if path.is_dir():
                 if path.name.startswith(".") or path.is_symlink():
                     continue
-                if is_diffusers(path):
+                if is_component(path):
                     found.append(path)
                 else:
                     waiting.append(path)

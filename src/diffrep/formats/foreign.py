@@ -13,9 +13,11 @@ from torch import nn
 from diffrep.denoiser import Denoiser
 from diffrep.errors import DiffrepError, FormatError, UsageError
 from diffrep.formats.cards import Card, find_card
-from diffrep.formats.content import Content, Family, LazyWeights, find, read
+from diffrep.formats.components import Component
+from diffrep.formats.content import Content, Family, ask, read
 from diffrep.formats.diffusers_common import VAES, class_name
 from diffrep.formats.families import families
+from diffrep.formats.finding import find
 from diffrep.formats.limits import at_most
 from diffrep.formats.walking import not_finite, tensors_below
 from diffrep.schedules import Schedule
@@ -83,6 +85,8 @@ def recognized(content: Content) -> Family:
         FormatError: none does; what is read and the first keys are listed.
     """
     known = families()
+    if isinstance(content.data, Component) and not content.data.class_name:
+        ask(content, "a network of diffusers", ["_class_name"])
     for family in known:
         try:
             if family.recognizes(content):
@@ -125,8 +129,8 @@ def converted(family: Family, content: Content) -> Any:  # noqa: ANN401 (a Denoi
 def first_keys(content: Content) -> str:
     """What a file holds, in a few words."""
     data = content.data
-    if isinstance(data, Mapping) and "config" in data and isinstance(data.get("weights"), LazyWeights):
-        return f"a {data['config'].get('_class_name')}"
+    if isinstance(data, Component):
+        return f"a {data.class_name}"
     if isinstance(data, Mapping):
         keys = [str(key)[:60] for key in list(data)[:5] if isinstance(key, str | int)]
         return f"{len(data)} entries: {', '.join(keys)}{', ...' if len(data) > 5 else ''}"
@@ -135,8 +139,8 @@ def first_keys(content: Content) -> str:
 
 def entries(content: Content) -> int:
     """How many numbers the networks of this checkpoint may have together."""
-    if content.path.is_dir():
-        return sum(file.stat().st_size for file in content.path.rglob("*") if file.suffix in (".safetensors", ".bin"))
+    if isinstance(content.data, Component):
+        return sum(file.stat().st_size for file in content.data.weights.files)
     held = 0
     for _, tensor in tensors_below(content.data):
         held += tensor.numel() if 0 not in tensor.stride() else 1
@@ -153,7 +157,7 @@ def check_finite(model: nn.Module, content: Content) -> None:
     if not ours:
         return
     data = content.data
-    held = data["weights"].tensors if content.path.is_dir() and isinstance(data, Mapping) else data
+    held = data.weights.tensors if isinstance(data, Component) else data
     names = not_finite(tensors_below(held)) or ours
     raise FormatError(
         f"{content.name} holds NaN or infinity in {len(names)} tensors: {', '.join(names[:5])}", "copy the file again"

@@ -18,9 +18,10 @@ from torch import Tensor
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats import official_names
-from diffrep.formats.content import Content, require, tensors_in
+from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network
+from diffrep.formats.state_dicts import tensors_in
 from diffrep.formats.told import Levels, check_told, truth, whole
 from diffrep.networks import Network, UNet
 from diffrep.schedules import DiscreteSchedule

@@ -5,6 +5,7 @@ Only data is fetched: JSON, tokenizer files and weights, safetensors where a rep
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -16,10 +17,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from diffrep.errors import InputError
+from diffrep.formats.components import settings
 
+LOG = logging.getLogger("diffrep.formats")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DATA = (".json", ".txt", ".model")
 WEIGHTS = (".safetensors", ".bin")
+VARIANTS = ("", "fp32", "bf16", "fp16")
+"""Forms of weights in the order in which they are wanted; others, such as non_ema, only where nothing else is there."""
 FOLDERS = ("", "unet", "transformer", "prior", "scheduler", "vae")
 SECONDS = 4
 """How long the hub may take to answer."""
@@ -61,26 +66,60 @@ def repository(repo: str, revision: str | None = None, offline: bool | None = No
     Errors:
         InputError: it cannot be had; naming the file.
     """
-    from huggingface_hub import HfApi, snapshot_download
-
     missing = f"model_index.json or config.json of {repo}"
     if is_offline() if offline is None else offline:
-        try:
-            return Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        except Exception as error:
-            raise InputError(f"{missing} is not in the cache", "download it: diffrep models download NAME") from error
+        return cached(repo, revision, missing)
+    from huggingface_hub import HfApi, snapshot_download
+
     check_reachable("https://huggingface.co", missing)
     try:
-        names = HfApi().model_info(repo, revision=revision, timeout=SECONDS).siblings or []
-        wanted = wanted_files([sibling.rfilename for sibling in names])
-        if not wanted:
+        siblings = HfApi().model_info(repo, revision=revision, timeout=SECONDS).siblings or []
+        names = wanted_files([sibling.rfilename for sibling in siblings])
+        if not names:
             raise InputError(f"{repo} holds no {missing}", "expected a diffusers repository")
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, etag_timeout=SECONDS))
+
+        def fetch(wanted: list[str]) -> Path:
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, etag_timeout=SECONDS))
+
+        unread = unread_encoders(fetch([name for name in names if name.endswith(DATA)]))
+        return fetch([name for name in names if name.endswith(DATA) or name.split("/")[0] not in unread])
     except InputError:
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"{missing} cannot be downloaded ({text})", "check the name and the network") from error
+
+
+def cached(repo: str, revision: str | None, missing: str) -> Path:
+    """The folder of a repository in the hub's own cache; another revision, with a warning, where it is the only one.
+
+    Errors:
+        InputError: it is not there, or several other revisions are.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except Exception as error:
+        snapshots = sorted(Path(HF_HUB_CACHE).glob(f"models--{repo.replace('/', '--')}/snapshots/*"))
+        if len(snapshots) == 1:
+            LOG.warning("%s: revision %s is not in the cache, %s is read", repo, revision or "main", snapshots[0].name)
+            return snapshots[0]
+        if snapshots:
+            there = ", ".join(str(path) for path in snapshots[:5])
+            raise InputError(f"{repo} is in the cache in other revisions", f"name the folder: {there}") from error
+        raise InputError(f"{missing} is not in the cache", "download it: diffrep models download NAME") from error
+
+
+def unread_encoders(folder: Path) -> set[str]:
+    """Text encoders of a pipeline that are no CLIP: diffrep does not read them, and T5 alone has gigabytes."""
+    index = settings(folder / "model_index.json")
+    return {
+        name
+        for name, named in index.items()
+        if name.startswith("text_encoder") and not str(list(named or [None])[-1]).startswith("CLIP")
+    }
 
 
 def check_reachable(url: str, missing: str) -> None:
@@ -114,10 +153,22 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     paths = [PurePosixPath(name) for name in names]
     text = [p for p in paths if p.parent.name.startswith(("text_encoder", "tokenizer"))]
     inside = [p for p in paths if str(p.parent).removeprefix(".") in FOLDERS] + text
-    settings = [p for p in inside if p.suffix in DATA]
-    plain = [p for p in inside if p.suffix in WEIGHTS and not re.search(r"\.(fp16|bf16|non_ema)\.|-non_ema", p.name)]
-    plain = [p for p in plain if p.parent != PurePosixPath(".") or p.name.startswith("diffusion_pytorch_model")]
-    safe = {p.parent for p in plain if p.suffix == ".safetensors"}
-    return sorted(
-        str(p) for p in [*settings, *(p for p in plain if p.suffix == ".safetensors" or p.parent not in safe)]
-    )
+    chosen = [p for p in inside if p.suffix in DATA]
+    weights = [p for p in inside if p.suffix in WEIGHTS]
+    weights = [p for p in weights if p.parent != PurePosixPath(".") or p.name.startswith("diffusion_pytorch_model")]
+    for folder in {p.parent for p in weights}:
+        forms: dict[tuple[str, str], list[PurePosixPath]] = {}
+        for p in sorted(weights):
+            if p.parent == folder:
+                variant = re.search(r"\.([a-z]\w*)(?:-\d+-of-\d+)?\.\w+$|-(non_ema)\.", p.name)
+                forms.setdefault((p.suffix, (variant[1] or variant[2]) if variant else ""), []).append(p)
+        chosen += forms[
+            min(forms, key=lambda form: (VARIANTS.index(form[1]) if form[1] in VARIANTS else 9, form[0] != WEIGHTS[0]))
+        ]
+    return sorted(map(str, chosen))
+
+
+def _rank(form: tuple[str, str]) -> tuple[int, int]:
+    """Order of (suffix, variant): plain before variants, safetensors before .bin."""
+    suffix, variant = form
+    return VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS), WEIGHTS.index(suffix)

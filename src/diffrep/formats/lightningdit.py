@@ -17,11 +17,12 @@ from torch import Tensor
 from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
-from diffrep.formats.content import Content, read_file, require
+from diffrep.formats.content import Content, require
 from diffrep.formats.dit import check_path
 from diffrep.formats.dit_program import STATISTICS, fact, program_of, tensors_of
 from diffrep.formats.dit_tensors import filled, flow, labels_of, official, outline, ratio, velocity
 from diffrep.formats.families import Family
+from diffrep.formats.state_dicts import read_file
 from diffrep.input_spec import LatentScaling
 
 LEFT_OUT = 0.18215

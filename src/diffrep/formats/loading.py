@@ -35,7 +35,8 @@ def load(
             program's checkpoint: a file, a folder with one in it, a diffusers folder, a hub id (`org/name`), or the
             name of a downloaded card.
         device: where the weights go, for example "cpu" or "cuda".
-        dtype: floating-point type of the weights; None keeps the file's.
+        dtype: floating-point type of the weights; None keeps that of a model folder, and of what diffrep computes in
+            for other programs' files, float32.
         schedule: replaces the stored noise schedule.
         architecture: facts that a foreign file cannot tell, under the official constructors' names; diffrep's own
             folders know theirs and refuse it.

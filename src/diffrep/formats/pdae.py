@@ -18,11 +18,12 @@ from diffrep.autoencoder import LatentPrior, SemanticEncoder, ShiftAutoencoder, 
 from diffrep.denoiser import Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats import official_names
-from diffrep.formats.content import Content, read_file, require, tensors_in
+from diffrep.formats.content import Content, require
 from diffrep.formats.facts import read_config
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import filled, head_facts, heads_of, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
+from diffrep.formats.state_dicts import read_file, tensors_in
 from diffrep.formats.told import Levels, check_told, whole
 from diffrep.schedules import DiscreteSchedule
 

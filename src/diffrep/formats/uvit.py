@@ -17,10 +17,11 @@ from torch import Tensor
 
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, nearest
-from diffrep.formats.content import Content, require, state_dict
+from diffrep.formats.content import Content, require
 from diffrep.formats.dit_program import fact
 from diffrep.formats.dit_tensors import check_facts, depth_of, filled, ratio, source_of
 from diffrep.formats.families import Family
+from diffrep.formats.state_dicts import state_dict
 from diffrep.schedules import DiscreteSchedule
 
 OFFICIAL = (

@@ -18,7 +18,7 @@ from diffrep.denoiser import InputSpec, check_images
 from diffrep.errors import FormatError, InputError, UsageError, nearest
 from diffrep.files import sha256_of
 from diffrep.formats import hub
-from diffrep.formats.content import LazyWeights, weight_files
+from diffrep.formats.components import Weights, weight_files
 from diffrep.formats.diffusers_common import VAES, extra_missing
 from diffrep.formats.diffusers_condition import modernized
 from diffrep.formats.facts import read_config
@@ -126,7 +126,7 @@ def load_vae(source: str | Path, *, device: str | torch.device = "cpu") -> Vae:
     files = weight_files(folder)
     with at_most(sum(file.stat().st_size for file in files), str(source)):
         module = _built(kind, config, folder)
-    load_strictly(module, modernized(LazyWeights(folder), module), folder)
+    load_strictly(module, modernized(Weights(files), module), folder)
     if strange := not_finite(module.state_dict().items()):
         raise FormatError(f"{folder} holds NaN or infinity: {', '.join(strange[:5])}", "copy the folder again")
     hashes = [sha256_of(file) for file in (folder / "config.json", *files)]

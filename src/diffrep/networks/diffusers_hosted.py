@@ -121,8 +121,10 @@ def diffusers_hosted(
 def _unet(network: Prompted, x: Tensor, time: Tensor, y: Tensor | None) -> Any:  # noqa: ANN401
     told = network.conditions(x)
     if type(network.module).__name__ == "UNet2DModel":
-        return network.module(x, time, class_labels=y, return_dict=False)
-    added = {name: told[name] for name in ("text_embeds", "time_ids", "image_embeds") if name in told}
+        config: Any = network.module.config
+        time = time.long() if config.time_embedding_type == "learned" else time
+        return network.module(x, time, class_labels=told.get("class_labels", y), return_dict=False)
+    added = {name: told[name] for name in ("text_embeds", "time_ids") if name in told}
     return network.module(
         x,
         time,
@@ -179,7 +181,8 @@ def _unet_taps(module: Any) -> Iterator[Row]:  # noqa: ANN401 (a class of diffus
         rows = list(_block(block, f"down_blocks.{i}", "enc", widths[i], 2**i, count))
         if getattr(block, "downsamplers", None):
             count["enc"] += 1
-            rows.append(Row(f"enc.{count['enc']}", f"down_blocks.{i}.downsamplers.0", widths[i], 2 ** (i + 1)))
+            part = "" if hasattr(block, "skip_conv") else ".downsamplers.0"  # a skip block's makes an image smaller
+            rows.append(Row(f"enc.{count['enc']}", f"down_blocks.{i}{part}", widths[i], 2 ** (i + 1)))
         yield from _ending(rows, f"down_blocks.{i}")
     lowest = 2 ** (len(widths) - 1)
     if getattr(module, "mid_block", None) is not None:
@@ -188,8 +191,9 @@ def _unet_taps(module: Any) -> Iterator[Row]:  # noqa: ANN401 (a class of diffus
     for i, block in enumerate(module.up_blocks):
         width, divisor = widths[-1 - i], lowest // 2**i
         rows = list(_block(block, f"up_blocks.{i}", "dec", width, divisor, count))
-        if getattr(block, "upsamplers", None):
-            rows.append(Row(f"up.{count['dec']}", f"up_blocks.{i}.upsamplers.0", width, divisor // 2))
+        if getattr(block, "upsamplers", None) or getattr(block, "resnet_up", None):
+            part = "resnet_up" if hasattr(block, "resnet_up") else "upsamplers.0"
+            rows.append(Row(f"up.{count['dec']}", f"up_blocks.{i}.{part}", width, divisor // 2))
         yield from _ending(rows, f"up_blocks.{i}")
 
 

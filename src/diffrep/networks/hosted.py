@@ -35,8 +35,8 @@ class Hosted(Network):
         module: any module.
         call: how it is called.
         taps: our name of a tap -> path of the submodule whose output it is; the table of channels and sizes is found
-            by one pass over a black image. Of several outputs the last tensor is taken; tokens (B, N, D) become a map
-            where square patches cut x into N.
+            by one pass over a black image. Of several outputs the first is taken if it is a map, else the last tensor;
+            tokens (B, N, D) become a map where square patches cut x into N.
         channels: of the images.
         learns_variance: the second half of the output channels is a variance.
         aliases: our name of a tap -> other names.
@@ -176,7 +176,8 @@ def as_map(value: Tensor, size: Size) -> Tensor:
 
 def _show(read: nn.Module, size: Size) -> Callable[..., None]:
     def show(module: nn.Module, inputs: object, output: Any) -> None:  # noqa: ANN401
-        read(as_map(tensors_of(output)[-1], size))
+        found = tensors_of(output)
+        read(as_map(found[0] if found[0].ndim == 4 else found[-1], size))
 
     return show
 

@@ -75,6 +75,8 @@ def _std(step: Step, prediction: Prediction, variance: str | None) -> float | Te
     learned = prediction.log_variance
     if variance == "learned" and learned is None:
         raise UsageError("this model has not learned a variance", 'take variance="posterior" or "upper"')
+    if step.gain == 0:
+        return 0.0
     if variance == "upper":
         return _upper_std(step)
     if variance == "posterior" or learned is None:

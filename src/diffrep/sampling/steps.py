@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from diffrep.denoiser import Denoise
+from diffrep.denoiser import Denoise, SamplingSpec
 from diffrep.errors import InputError, UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
@@ -112,12 +112,14 @@ def predictor(denoise: Denoise, clip: bool | None, *, eps_habit: bool = False) -
     """The denoiser, with x0 clamped to [-1, 1] and the rest re-derived if `clip` says so (PDAE 1.7).
 
     `clip=None` follows the model's own habit, `denoise.sampling.clip`; a bare callable has none, so it never clips.
-    With `eps_habit` the model's `sampling.keep_eps` is followed too: only DDIM's step has that choice.
+    A model's own `sampling.limit` stands for 1. With `eps_habit` its `sampling.keep_eps` is followed too: only DDIM's
+    step has that choice.
     """
-    if clip is None:
-        clip = bool(getattr(getattr(denoise, "sampling", None), "clip", False))
-    keep = eps_habit and bool(getattr(getattr(denoise, "sampling", None), "keep_eps", False))
-    return (lambda x_t, level: denoise(x_t, level).clipped(keep_eps=keep)) if clip else denoise
+    habits = getattr(denoise, "sampling", SamplingSpec(clip=False))
+    if not (habits.clip if clip is None else clip):
+        return denoise
+    keep, limit = eps_habit and habits.keep_eps, habits.limit
+    return lambda x_t, level: denoise(x_t, level).clipped(-limit, limit, keep_eps=keep)
 
 
 def noise_source(noise: Noise | Generator | None, generator: Generator | None) -> Callable[[int, Tensor], Tensor]:
@@ -137,7 +139,9 @@ def _check(path: NoiseLevel, up: bool, ends: bool) -> None:
         shape = tuple(path.shape)
         raise UsageError(f"a path of shape {shape}", "expected (N+1,) levels, as from schedule.path(N)")
     log_snr = path.log_snr
-    rises, falls = log_snr[1:] > log_snr[:-1], log_snr[1:] < log_snr[:-1]
+    stays = torch.arange(1, len(path)) == len(path) - 1  # the last step may stay where it is, and only clamp
+    stays &= log_snr[1:] == log_snr[:-1]
+    rises, falls = (log_snr[1:] > log_snr[:-1]) | stays, log_snr[1:] < log_snr[:-1]
     if not bool((falls if up else rises).all()):
         _refuse(log_snr, turned=bool((rises if up else falls).all()), up=up)
     if not ends and not bool(torch.isfinite(log_snr[0])):

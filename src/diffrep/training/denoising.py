@@ -26,7 +26,7 @@ def x0_factor(parameterization: str, level: NoiseLevel, sigma_data: float = 0.5)
 
     With eps - eps' = -(alpha / sigma) (x_0 - x_0'): eps has SNR; v = alpha eps - sigma x_0 has
     (alpha^2 + sigma^2)^2 / sigma^2, flow (alpha + sigma)^2 / sigma^2, and EDM (s^2 + d^2) / (s d)^2 with
-    s = sigma / alpha and d = sigma_data.
+    s = sigma / alpha and d = sigma_data. Of a score it is sigma times the output, as its paper weights it: eps.
 
     Errors:
         UsageError: unknown parameterization.
@@ -35,6 +35,7 @@ def x0_factor(parameterization: str, level: NoiseLevel, sigma_data: float = 0.5)
     factors = {
         "x0": torch.ones_like(a),
         "eps": (a / s) ** 2,
+        "score": (a / s) ** 2,
         "v": ((a**2 + s**2) / s) ** 2,
         "flow": ((a + s) / s) ** 2,
         "edm": (a / s) ** 2 + 1 / sigma_data**2,  # (s^2 + d^2) / (s d)^2
@@ -114,9 +115,9 @@ class DenoisingObjective:
         prediction = self.denoiser(alpha * x0 + sigma * eps, level, y=self._labels(batch, draw))
         factor = x0_factor(self.denoiser.parameterization, level, self.denoiser.sigma_data)
         weight = self.weighting(level, factor)
-        kind = self.denoiser.parameterization
-        if kind == "edm":
-            kind, weight = "x0", weight * factor
+        kind = {"edm": "x0", "score": "eps"}.get(self.denoiser.parameterization, self.denoiser.parameterization)
+        if self.denoiser.parameterization == "edm":
+            weight = weight * factor
         target = {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0, "flow": eps - x0}[kind]
         error: Tensor = (prediction.of(kind).float() - target).square().flatten(1).mean(1)
         return error * weight.to(error.device, error.dtype)

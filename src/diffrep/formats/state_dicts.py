@@ -1,0 +1,63 @@
+"""The weights that a file holds, by their names: flat dictionaries, those inside wrappers, and pickled modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffrep.formats import pickles, tensor_files
+from diffrep.formats.inert import Inert
+from diffrep.formats.walking import check_expanded
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of a network inside DataParallel, and inside torch.compile."""
+
+
+def read_file(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
+    """A file's data, by its first bytes.
+
+    Errors:
+        FormatError: no safetensors, zip or pickle, broken, or hostile.
+    """
+    data = tensor_files.read(path) if tensor_files.is_one(path) else pickles.read(path)
+    check_expanded(data)
+    return data
+
+
+def tensors_in(data: Any) -> dict[str, Tensor]:  # noqa: ANN401 (what the file says)
+    """The tensors of a flat dictionary, by name; {} where there are none.
+
+    What torch puts before every name of a wrapped network (`module.`, `_orig_mod.`) is taken off.
+    """
+    found = {k: v for k, v in data.items() if isinstance(v, Tensor)} if isinstance(data, Mapping) else {}
+    while found and (prefix := next((p for p in WRAPPERS if all(str(name).startswith(p) for name in found)), None)):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def state_dict(data: Any, wrappers: Sequence[str] = ("ema", "state_dict", "model")) -> dict[str, Tensor]:  # noqa: ANN401
+    """The weights of a checkpoint: the first wrapper that holds tensors, else the flat dictionary itself."""
+    if isinstance(data, Mapping):
+        for name in wrappers:
+            if inner := tensors_in(data.get(name)):
+                return inner
+    return tensors_in(data)
+
+
+def module_tensors(module: Inert, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters and buffers of a pickled torch module and the modules in it, by their state-dict names.
+
+    Example:
+        >>> module_tensors(content.data["ema"])  # doctest: +SKIP
+    """
+    found: dict[str, Tensor] = {}
+    for kind in ("_parameters", "_buffers"):
+        found |= {f"{prefix}{name}": tensor for name, tensor in tensors_in(module.get(kind)).items()}
+    inner = module.get("_modules")
+    for name, child in inner.items() if isinstance(inner, dict) else ():
+        if isinstance(child, Inert):
+            found |= module_tensors(child, f"{prefix}{name}.")
+    return found
