@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +38,10 @@ class SamplingSpec:
         keep_eps: DDIM and its inversion do not derive eps again from the clamped x0 (diffusers).
         rule: of its paths, see `Schedule.path`.
         variance: of ancestral steps, see `ddpm`; None: learned where it is learned, else the posterior's.
+        ancestral_rule: of the paths of ancestral steps, where it is not `rule` (guided-diffusion).
+        ancestral_clip: whether these clamp x0, where that is not `clip` (PDAE).
+        churn_range: where `heun` adds noise, by sigma / alpha, if it is asked to (DDAE; EDM's S_min and S_max).
+        churn_noise: scale of that noise (EDM's S_noise).
         table: config of the schedule that its deterministic sampler walks, where that is not the one it was trained
             on (DDAE); see `Denoiser.for_sampling`.
     """
@@ -48,6 +52,22 @@ class SamplingSpec:
     table: dict[str, Any] | None = None
     keep_eps: bool = False
     limit: float = 1.0
+    ancestral_rule: str | None = None
+    ancestral_clip: bool | None = None
+    churn_range: tuple[float, float] = (0.01, 1.0)
+    churn_noise: float = 1.007
+
+    def path_rule(self, sampler: str) -> str | None:
+        """The rule of a sampler's paths, by its name in `diffrep.sampling.SAMPLERS`."""
+        return (self.ancestral_rule if sampler == "ddpm" else None) or self.rule
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SamplingSpec:
+        """The habits whose `dataclasses.asdict` this is, also read back from JSON."""
+        arguments: dict[str, Any] = dict(config)
+        if "churn_range" in arguments:
+            arguments["churn_range"] = tuple(arguments["churn_range"])
+        return cls(**arguments)
 
 
 @dataclass(frozen=True)

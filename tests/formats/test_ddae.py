@@ -265,3 +265,67 @@ def test_an_unknown_tap_names_the_nearest():
 def test_facts_of_another_model_are_refused(wrong):
     with pytest.raises(FormatError, match=next(iter(wrong))):
         dr.load(case("ddae-ddpm").folder, architecture=wrong)
+
+
+def test_betas_of_the_optimizer_are_not_the_schedule_s(tmp_path):
+    answers = case("ddae-ddpm")
+    file = alone(answers, tmp_path)
+    [config] = (answers.folder / "config").glob("*.yaml")
+    (tmp_path / "config.yaml").write_text("optim_args: {betas: [0.9, 0.95]}\n" + config.read_text())
+    assert dr.load(file).schedule == dr.load(answers.folder).schedule
+    for betas in ([0.02, 1e-4], [0.1], "all"):
+        with pytest.raises(FormatError, match="betas is"):
+            dr.load(file, architecture={"diffusion": {"betas": betas}})
+
+
+def test_a_few_facts_are_no_whole_config(tmp_path):
+    """Of a whole config what is absent has the program's default; of a few facts nothing has."""
+    answers = case("ddae-ddpm")
+    file = alone(answers, tmp_path)
+    facts = {"model_type": "DDPM", "n_T": 1000, "betas": [1e-4, 0.02], "n_channels": 32}
+    with pytest.raises(FormatError, match="not tell: attn_channels_per_head, image_shape"):
+        dr.load(file, architecture=facts)
+    network = {"n_channels": 32, "ch_mults": [1], "is_attn": [True], "n_blocks": 1}
+    with pytest.raises(FormatError, match="ch_mults"):  # another network's, but nothing is asked for
+        dr.load(file, architecture={**facts, "network": {**network, "ch_mults": [1, 2, 3]}})
+
+
+def test_a_misspelt_fact_is_pointed_out(caplog):
+    dr.load(case("ddae-ddpm").folder, architecture={"attn_channels_per_haed": 8, "lr": 0.1})
+    assert 'has "attn_channels_per_haed", which nothing asked for; was "attn_channels_per_head" meant?' in caplog.text
+    assert '"lr"' not in caplog.text
+
+
+def test_a_config_under_any_name_beside_the_file(tmp_path):
+    answers = case("ddae-ddpm")
+    file = alone(answers, tmp_path)
+    [config] = (answers.folder / "config").glob("*.yaml")
+    shutil.copy(config, tmp_path / "DDPM_ddpm.yaml")
+    assert dr.load(file).identity == dr.load(answers.folder).identity
+
+
+def test_churn_is_the_config_s(tmp_path):
+    answers = case("ddae-edm")
+    told = {"S_min": 0.05, "S_max": 20, "S_noise": 1.003}
+    model = dr.load(answers.folder, architecture=told)
+    assert (model.sampling.churn_range, model.sampling.churn_noise) == ((0.05, 20.0), 1.003)
+    assert dr.load(answers.folder).sampling.churn_range == (0.01, 1.0)
+    again = dr.load(dr.save(model, tmp_path / "model"))
+    assert again.sampling == model.sampling
+    start = torch.randn(1, 3, 8, 8) * 80
+    path, noise = model.schedule.path(6), torch.randn(1, 3, 8, 8)
+    made, other = (
+        dr.heun(m, start, path, churn=1.0, noise=lambda step, shape: noise, **settings)
+        for m, settings in ((model, {}), (dr.load(answers.folder), {"churn_range": (0.05, 20), "churn_noise": 1.003}))
+    )
+    assert torch.equal(made, other)
+
+
+@pytest.mark.parametrize("prefix", ["ema_model.nn_model.", "nn_model.", ""])
+def test_a_bare_state_dict(prefix, tmp_path):
+    answers = case("ddae-ddpm")
+    state = torch.load(checkpoint(answers), weights_only=True)["EMA"]
+    ours = "ema_model.nn_model."
+    torch.save({prefix + n.removeprefix(ours): t for n, t in state.items() if n.startswith(ours)}, tmp_path / "m.pt")
+    shutil.copytree(answers.folder / "config", tmp_path / "config")
+    assert dr.load(tmp_path / "m.pt").identity == dr.load(answers.folder).identity

@@ -145,7 +145,10 @@ def test_without_settings_everything_that_is_missing_is_named(answers, tmp_path)
     data = plain(answers, NAMES[0])
     del data["hyper_parameters"]
     torch.save(data, tmp_path / "any.ckpt")
-    with pytest.raises(FormatError, match="image_size, T, beta_scheduler, beatgans_rescale_timesteps"):
+    all_of_them = (
+        "image_size, T, beta_scheduler, beatgans_rescale_timesteps, enc_channel_mult, enc_num_res_block, enc_pool"
+    )
+    with pytest.raises(FormatError, match=all_of_them):
         dr.load(tmp_path / "any.ckpt")
     facts = {"image_size": 16, "T": 1000, "beta_scheduler": "linear", "beatgans_rescale_timesteps": False}
     with pytest.raises(FormatError, match="enc_channel_mult, enc_num_res_block, enc_pool"):
@@ -188,10 +191,147 @@ def test_a_latent_model_without_statistics_is_refused(answers, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("model_channels", 16), ("num_res_blocks", 2), ("channel_mult", [1, 2]), ("attention_resolutions", [16])],
+    [
+        ("model_channels", 16),
+        ("num_res_blocks", 2),
+        ("channel_mult", [1, 2]),
+        ("attention_resolutions", [16]),
+        ("embed_channels", 99),
+        ("enc_out_channels", 99),
+        ("resblock_updown", False),
+    ],
 )
 def test_settings_of_another_model_are_refused(answers, name, value):
     file = answers.folder / "checkpoints" / NAMES[0] / "last.ckpt"
     settings = read_file(file)["hyper_parameters"]["model_conf"]
-    with pytest.raises(FormatError, match=f"{name} "):
-        dr.load(file, architecture={"model_conf": {**settings, name: value}})
+    for told in ({"model_conf": {**settings, name: value}}, {name: value}):
+        with pytest.raises(FormatError, match=f"{name} "):
+            dr.load(file, architecture=told)
+
+
+# Settings that the published files do not have, and that the program allows.
+
+
+def changed(answers: Case, name: str, tmp_path, **settings):
+    """A copy of a file with other settings; `model_conf` and `latent_net_conf` are changed inside."""
+    data = plain(answers, name)
+    hyper = data["hyper_parameters"]
+    for key, value in settings.items():
+        places = (hyper, hyper["model_conf"], hyper["model_conf"].get("latent_net_conf") or {})
+        for place in [place for place in places if key in place] or [hyper]:
+            place[key] = value
+    torch.save(data, tmp_path / "any.ckpt")
+    shutil.copy(answers.folder / "checkpoints" / NAMES[0] / "latent.pkl", tmp_path)
+    return tmp_path / "any.ckpt"
+
+
+def test_the_program_s_own_names_are_understood(answers, tmp_path):
+    data = plain(answers, NAMES[1])
+    hyper = data.pop("hyper_parameters")
+    conf, latent = hyper["model_conf"], hyper["model_conf"]["latent_net_conf"]
+    torch.save(data, tmp_path / "any.ckpt")
+    told = {name: hyper[name] for name in ("T", "beta_scheduler", "beatgans_rescale_timesteps")}
+    told |= {name: hyper[name] for name in ("latent_beta_scheduler", "latent_clip_sample", "latent_znormalize")}
+    told |= {"img_size": conf["image_size"], "net_beatgans_attn_head": 1, "net_enc_pool": conf["enc_pool"]}
+    told |= {"net_enc_channel_mult": conf["enc_channel_mult"], "net_enc_num_res_blocks": conf["enc_num_res_block"]}
+    told |= {"net_latent_condition_bias": latent["condition_bias"]}
+    model = dr.load(tmp_path / "any.ckpt", architecture=told)
+    answers.close("z", model.encode(answers["x_0"]))
+    again = dr.load(answers.folder / "checkpoints" / NAMES[1])
+    start = answers["z_T"]
+    assert torch.equal(model.prior.sample(z_T=start, steps=3), again.prior.sample(z_T=start, steps=3))
+
+
+def test_a_latent_model_whose_network_settings_are_stale(answers, tmp_path):
+    """The program saves settings before it makes those of the latent network of them."""
+    latent = read_file(answers.folder / "checkpoints" / NAMES[1] / "last.ckpt")["hyper_parameters"]["model_conf"]
+    bias = latent["latent_net_conf"]["condition_bias"]
+    data = plain(answers, NAMES[1])
+    data["hyper_parameters"]["model_conf"]["latent_net_conf"] = None
+    data["hyper_parameters"]["net_latent_condition_bias"] = bias
+    torch.save(data, tmp_path / "any.ckpt")
+    start = answers["z_T"]
+    official = dr.load(answers.folder / "checkpoints" / NAMES[1]).prior.sample(z_T=start, steps=3)
+    assert torch.equal(dr.load(tmp_path / "any.ckpt").prior.sample(z_T=start, steps=3), official)
+
+
+def test_constant_betas_belong_to_1000_steps():
+    from diffrep.formats.guided_diffusion import named_schedule
+
+    assert float(named_schedule("const0.01", 500).alphas_cumprod[0]) == pytest.approx(0.98)
+    assert float(named_schedule("const0.008", 1000).alphas_cumprod[1]) == pytest.approx(0.992**2)
+
+
+def test_clamped_codes_start_from_any_noise(answers, tmp_path):
+    model = dr.load(changed(answers, NAMES[1], tmp_path, latent_clip_sample=True))
+    prior, start = model.prior, 3 * answers["z_T"]
+    path = prior.schedule.path(1, rule="guided-diffusion")
+    level = path[0]
+    x0 = prior(start, level).x0.clamp(-1, 1)
+    assert torch.allclose(model.code_stats.standardize(prior.sample(z_T=start, steps=1)), x0, atol=1e-5)
+
+
+def test_latent_time_is_rescaled_where_the_program_was_told(answers, tmp_path):
+    model = dr.load(changed(answers, NAMES[1], tmp_path, T=500, latent_rescale_timesteps=True))
+    level = model.prior.schedule.at(100)
+    z = answers["z_T"]
+    assert torch.equal(model.prior(z, level).eps, model.prior.network(z, torch.full((len(z),), 200.0)))
+
+
+def test_bare_codes_need_no_statistics(answers, tmp_path):
+    data = plain(answers, NAMES[1])
+    data["hyper_parameters"]["latent_znormalize"] = False
+    for name in ("conds_mean", "conds_std"):
+        del data["state_dict"][name]
+    torch.save(data, tmp_path / "any.ckpt")
+    model = dr.load(tmp_path / "any.ckpt")
+    start = answers["z_T"]
+    path = model.prior.schedule.path(3, rule="guided-diffusion")
+    drawn = model.prior.sample(z_T=start, steps=3)
+    assert torch.equal(drawn, dr.ddim(model.prior, start, path, clip=False))
+    again = dr.load(dr.save(model, tmp_path / "ours"))
+    assert torch.equal(again.prior.sample(z_T=start, steps=3), drawn)
+
+
+def test_the_encoder_s_levels_default_to_the_network_s(answers, tmp_path):
+    model = dr.load(changed(answers, NAMES[0], tmp_path, enc_channel_mult=None, net_enc_channel_mult=None))
+    answers.close("z", model.encode(answers["x_0"]))
+
+
+def test_the_variance_can_be_told(answers):
+    file = answers.folder / "checkpoints" / NAMES[2]
+    assert dr.load(file).sampling.variance == "upper"
+    assert dr.load(file, architecture={"beatgans_model_var_type": "fixed_small"}).sampling.variance == "posterior"
+    with pytest.raises(FormatError, match="fixed_large, fixed_small"):
+        dr.load(file, architecture={"model_var_type": "learned"})
+
+
+def test_a_bare_state_dict_of_the_moving_average(answers, tmp_path):
+    data = plain(answers, NAMES[0])
+    flat = {n.removeprefix("ema_model."): t for n, t in data["state_dict"].items() if n.startswith("ema_model.")}
+    told = data["hyper_parameters"]
+    for state in (flat, {f"ema_model.{name}": t for name, t in flat.items()}):
+        torch.save(state, tmp_path / "flat.pt")
+        answers.close("z", dr.load(tmp_path / "flat.pt", architecture=told).encode(answers["x_0"]))
+
+
+def test_layers_for_a_code_that_nothing_calls_are_reported(answers, models, tmp_path, caplog):
+    data = plain(answers, NAMES[2])
+    data["state_dict"]["ema_model.input_blocks.1.0.cond_emb_layers.1.weight"] = torch.zeros(2, 2)
+    torch.save(data, tmp_path / "any.ckpt")
+    assert dr.load(tmp_path / "any.ckpt").identity == models[NAMES[2]].identity
+    assert "tensors are for a code and never used: input_blocks" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["latent.pkl", "last.ckpt"])
+def test_what_lies_beside_a_model_says_what_it_is(answers, tmp_path, name):
+    cls = tmp_path / "celeba64d2c_autoenc_cls"
+    cls.mkdir()
+    if name == "latent.pkl":
+        shutil.copy(answers.folder / "checkpoints" / NAMES[0] / name, cls)
+    else:
+        torch.save({"state_dict": {"ema_classifier.weight": torch.zeros(3, 2), "model.x": torch.zeros(1)}}, cls / name)
+    with pytest.raises(FormatError, match="codes"):
+        dr.load(cls / name)
+    shutil.copytree(answers.folder / "checkpoints" / NAMES[0], tmp_path / NAMES[0])
+    assert isinstance(dr.load(tmp_path), ConditionalAutoencoder)

@@ -11,6 +11,7 @@ from diffrep.autoencoder import ShiftAutoencoder, ShiftObjective, edit, kappa, l
 from diffrep.autoencoder.shifted import observe
 from diffrep.errors import FormatError
 from diffrep.experiments.gap import mean_factors
+from diffrep.formats.pdae import below_root
 from diffrep.noise import stack
 from diffrep.sampling.steps import Step
 from tests.formats.parity import SAMPLER, case
@@ -253,6 +254,53 @@ def test_without_the_dpm_s_config_its_facts_are_asked_for(copy):
     assert model.schedule == LINEAR
 
 
+@pytest.mark.parametrize("written", ["../", "/somebody/else/pdae/", "../../pdae/"])
+def test_configs_written_elsewhere_still_name_the_dpm(copy, model, written):
+    """The program ran from folders of its own, and on other machines."""
+    inner = copy / "trained-models" / "autoencoder" / "celeba64"
+    config = inner / "config.yml"
+    config.write_text(config.read_text().replace("./pre-trained-dpms", f"{written}pre-trained-dpms"))
+    if written == "../../pdae/":
+        copy.rename(copy.parent / "moved")
+        inner = copy.parent / "moved" / "trained-models" / "autoencoder" / "celeba64"
+        with pytest.raises(FormatError, match="num_heads"):  # no such folder: nothing is guessed
+            dr.load(inner)
+        return
+    assert dr.load(inner).denoiser.identity == model.denoiser.identity
+
+
+@pytest.mark.parametrize("named", ["/etc/hostname", "etc/hostname", "../../../../../../../etc/hostname", "", None, 3])
+def test_a_file_outside_of_the_project_is_not_read(copy, named):
+    assert below_root(copy / "runs" / "a" / "b.pt", named) is None
+
+
+def test_a_classifier_without_a_config_belongs_to_the_only_autoencoder(copy, model):
+    (copy / "trained-models" / "classifier" / "config.yml").unlink()
+    assert torch.equal(dr.load(copy).classifier.weight, model.classifier.weight)
+    other = copy / "trained-models" / "autoencoder" / "other"
+    shutil.copytree(other.parent / "celeba64", other)
+    assert dr.load(other.parent / "celeba64").classifier is None
+
+
+def test_a_prior_without_statistics_is_left_out_and_said(copy, caplog):
+    shutil.rmtree(copy / "trained-models" / "latents")
+    assert dr.load(copy).prior is None
+    assert "its latent DPM is left out" in caplog.text
+
+
+def test_ancestral_steps_never_clamp(copy, answers):
+    """`regular_ddpm_sample` does not, though `ddim_sample` does."""
+    base = dr.load(copy / "pre-trained-dpms")
+    level, then = base.schedule.at(900), base.schedule.at(899)
+    x = 3 * answers["x_T"]
+    noise = torch.zeros_like(x)
+    made = dr.ddpm(base, x, stack([level, then]), noise=lambda step, shape: noise)
+    eps = base(x, level).eps
+    beta = 1 - float(level.alpha**2 / then.alpha**2)
+    assert torch.allclose(made, (x - beta / float(level.sigma) * eps) / (1 - beta) ** 0.5, atol=1e-5)
+    assert (base(x, level).x0.abs() > 1).any()
+
+
 def test_a_part_is_no_model(copy):
     for name in ("latent_denoise_fn/celeba64", "classifier"):
         with pytest.raises(FormatError, match="load the autoencoder"):
@@ -303,6 +351,8 @@ def test_prefixes_of_wrapped_networks_are_taken_off(answers, model, copy, prefix
         {"channel_multiplier": [1, 2]},
         {"num_residual_blocks_of_a_block": 2},
         {"attention_resolutions": [1]},
+        {"num_class": 4},
+        {"learn_sigma": True},
         {"image_size": -1},
         {"timesteps": "all"},
     ],
@@ -310,3 +360,8 @@ def test_prefixes_of_wrapped_networks_are_taken_off(answers, model, copy, prefix
 def test_facts_of_another_model_are_refused(answers, wrong):
     with pytest.raises(FormatError, match=next(iter(wrong))):
         dr.load(answers.folder / "pre-trained-dpms", architecture=wrong)
+
+
+def test_a_code_of_another_width_is_refused(answers):
+    with pytest.raises(FormatError, match="latent_dim is 99, in the file 16"):
+        dr.load(answers.folder, architecture={"latent_dim": 99})

@@ -139,7 +139,7 @@ class ConditionalAutoencoder(SampledAutoencoder):
             input=InputSpec.from_config(config["input"]),
             parameterization=config["parameterization"],
             conditioning=Conditioning(**config["conditioning"]),
-            sampling=SamplingSpec(**config["sampling"]),
+            sampling=SamplingSpec.from_config(config["sampling"]),
             source=source,
         )
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from diffrep import networks
 from diffrep.autoencoder.edit import CodeStats
-from diffrep.denoiser import SamplingSpec
+from diffrep.denoiser import Conditioning, SamplingSpec
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
@@ -29,8 +29,11 @@ class LatentPrior(nn.Module):
         network: (z_t (B, D), time (B,)) -> eps (B, D), see `networks.latent_mlp`.
         schedule: the noise levels it was trained on.
         stats: mean and standard deviation of codes.
-        sampling: its program's habits. PDAE clamps the start and every predicted code to [-1, 1], which draws
-            codes near the mean (PDAE 1.12); Diff-AE does not.
+        sampling: its program's habits. PDAE clamps every predicted code to [-1, 1], which draws codes near the mean
+            (PDAE 1.12); Diff-AE does not, unless it was told.
+        conditioning: what the network sees as time.
+        clip_start: whether a model that clamps predicted codes clamps the start too, as PDAE does.
+        standardized: whether its codes are; otherwise they are the encoder's own, and `stats` are not used.
 
     Example:
         >>> z = autoencoder.prior.sample(4, noise=dr.noise_for(0, "abcd"))               # doctest: +SKIP
@@ -38,11 +41,21 @@ class LatentPrior(nn.Module):
     """
 
     def __init__(
-        self, network: networks.Network, schedule: Schedule, stats: CodeStats, sampling: SamplingSpec | None = None
+        self,
+        network: networks.Network,
+        schedule: Schedule,
+        stats: CodeStats,
+        sampling: SamplingSpec | None = None,
+        *,
+        conditioning: Conditioning | None = None,
+        clip_start: bool = True,
+        standardized: bool = True,
     ) -> None:
         super().__init__()
         self.network, self.schedule, self.stats = network, schedule, stats
         self.sampling = sampling or SamplingSpec(clip=False)
+        self.conditioning = conditioning or Conditioning()
+        self.clip_start, self.standardized = clip_start, standardized
         self.eval()
 
     @property
@@ -51,10 +64,10 @@ class LatentPrior(nn.Module):
         return len(self.stats.mean)
 
     def forward(self, z_t: Tensor, level: NoiseLevel) -> Prediction:
-        """Predict the noise in standardized codes z_t (B, D) at a level of the schedule, () or (B,)."""
+        """Predict the noise in (standardized) codes z_t (B, D) at a level of the schedule, () or (B,)."""
         if z_t.ndim != 2 or z_t.shape[1] != self.code_dim:
             raise UsageError(f"codes of shape {tuple(z_t.shape)}", f"expected (B, {self.code_dim})")
-        time = self.schedule.time_of(level).to(z_t.device, torch.float32).expand(len(z_t))
+        time = self.conditioning(self.schedule, level).to(z_t.device, torch.float32).expand(len(z_t))
         dtype = next(self.network.parameters()).dtype
         return Prediction(z_t, level, "eps", self.network(z_t.to(dtype), time).to(z_t.dtype))
 
@@ -80,7 +93,7 @@ class LatentPrior(nn.Module):
             noise: source of z_T (its step 0) and of the sampler's noise.
             generator: in its place.
             sampler: a function of `diffrep.sampling`.
-            clip: clamp z_T and predicted codes to [-1, 1]; None is the model's habit.
+            clip: clamp predicted codes to [-1, 1], and z_T where that is the model's habit; None is its habit.
             progress: see the samplers.
 
         Returns:
@@ -95,10 +108,11 @@ class LatentPrior(nn.Module):
                 raise UsageError("how many codes are wanted was not said", "give num= or z_T=")
             z_T = as_noise(source)(0, (num, self.code_dim)).to(next(self.network.parameters()).device)
         clip = self.sampling.clip if clip is None else clip
-        start = z_T.clamp(-1, 1) if clip else z_T
+        start = z_T.clamp(-1, 1) if clip and self.clip_start else z_T
         path = self.schedule.path(steps, rule=self.sampling.rule)
         given = None if source is None else as_noise(source)
-        return self.stats.restore(sampler(self, start, path, clip=clip, noise=given, progress=progress))
+        codes = sampler(self, start, path, clip=clip, noise=given, progress=progress)
+        return self.stats.restore(codes) if self.standardized else codes
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and statistics, as JSON can hold it."""
@@ -106,10 +120,20 @@ class LatentPrior(nn.Module):
             "network": self.network.config,
             "schedule": self.schedule.config(),
             "sampling": asdict(self.sampling),
+            "conditioning": asdict(self.conditioning),
+            "clip_start": self.clip_start,
+            "standardized": self.standardized,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], stats: CodeStats) -> LatentPrior:
         """The fresh prior that `config()` described."""
-        schedule, sampling = schedule_from_config(config["schedule"]), SamplingSpec(**config["sampling"])
-        return cls(networks.build(config["network"]), schedule, stats, sampling)
+        return cls(
+            networks.build(config["network"]),
+            schedule_from_config(config["schedule"]),
+            stats,
+            SamplingSpec.from_config(config["sampling"]),
+            conditioning=Conditioning(**config.get("conditioning", {})),
+            clip_start=config.get("clip_start", True),
+            standardized=config.get("standardized", True),
+        )

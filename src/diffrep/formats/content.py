@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +40,7 @@ class Content:
         name: what the user called it.
         told: facts from the caller, which win over all others.
         own: facts that the file holds itself, which win over a config beside it.
+        asked: the names of all facts that were asked for.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Content:
     name: str = ""
     told: dict[str, Any] = field(default_factory=dict, repr=False)
     own: dict[str, Any] = field(default_factory=dict, repr=False)
+    asked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def fact(self, name: str, default: Any = MISSING) -> Any:  # noqa: ANN401 (whatever the config says)
         """A fact by its official name (`num_heads`), or by its place in the config (`network.n_channels`).
@@ -56,12 +59,21 @@ class Content:
         Errors:
             FormatError: it is not known and has no default.
         """
+        self.asked.add(name.rpartition(".")[2])
         for known in (self.told, self.own, self.facts):
             with suppress(KeyError):
                 return settings.lookup(known, name)
         if default is MISSING:
             require(self, "this checkpoint", [name])
         return default
+
+    def misspelt(self) -> dict[str, str]:
+        """Facts from the caller that nobody asked for -> the fact that was perhaps meant, which was not given."""
+        told = () if isinstance(self.data, components.Component) else settings.sections(self.told)
+        names = {name for part in told for name, value in part.items() if not isinstance(value, Mapping)}
+        wanted = sorted(self.asked - names)
+        near = {name: get_close_matches(name, wanted, 1, 0.85) for name in sorted(names - self.asked)}
+        return {name: found[0] for name, found in near.items() if found}
 
     def has(self, name: str) -> bool:
         """Whether a fact is known; one that is said to be None is."""

@@ -7,6 +7,7 @@ shows the network t / n_T; its DDIM sampler walks another table than training (D
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from diffrep.formats.told import MOST, check_told, whole
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule
 
+DEFAULT_SHAPE = [3, 32, 32]
 EDM_FACTS = ("sigma_data", "p_mean", "p_std", "sigma_min", "sigma_max", "rho")
 PLACES = (
     ("EMA", "ema_model.nn_model."),
@@ -48,13 +50,14 @@ def load(content: Content) -> Denoiser:
     """
     state = _find(content) or {}
     family = "a DDAE checkpoint"
-    written = content.has("n_channels")  # with the network's arguments at hand, an absent head width is the default
     kind = str(content.fact("model_type", "")).upper()
     more = ("n_T", "betas") if kind == "DDPM" else EDM_FACTS if kind == "EDM" else ()
-    require(content, family, ["model_type", *([] if written else ["attn_channels_per_head"]), "image_shape", *more])
+    # In a whole config what is absent has the program's default; a fact that was left out of a few has none.
+    defaults = [] if content.has("network.n_channels") else ["attn_channels_per_head", "image_shape"]
+    require(content, family, ["model_type", *defaults, *more])
     if kind not in ("DDPM", "EDM"):
         raise FormatError(f'{content.path} has model_type "{content.fact("model_type")}"', "expected DDPM or EDM")
-    shape = content.fact("image_shape")
+    shape = content.fact("image_shape", DEFAULT_SHAPE)
     if not (isinstance(shape, list | tuple) and len(shape) == 3 and shape[1] == shape[2] and _is_size(shape[1])):
         raise FormatError(f"image_shape is {shape!r:.80}", "expected [channels, size, size]: images are square")
     channels, size = shape[:2]
@@ -115,12 +118,13 @@ def outline(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
 
 def _find(content: Content) -> dict[str, Tensor] | None:
     data = content.data if isinstance(content.data, Mapping) else {}
+    whole = tensors_in(data)
     for key, prefix in PLACES:
-        part = tensors_in(data.get(key))
+        part = tensors_in(data.get(key)) or whole
         state = {name.removeprefix(prefix): t for name, t in part.items() if name.startswith(prefix)}
-        if state:
+        if f"{prefix}image_proj.weight" in part:
             return state
-    flat = {name.removeprefix("nn_model."): t for name, t in tensors_in(data).items()}
+    flat = {name.removeprefix("nn_model."): t for name, t in whole.items()}
     return flat if {"image_proj.weight", "final.weight"} <= flat.keys() else None
 
 
@@ -149,7 +153,7 @@ def _network(content: Content, state: Mapping[str, Tensor]) -> UNet:
 
 def _ddpm(content: Content) -> dict[str, Any]:
     steps = whole(content, "n_T")
-    start, end = (float(beta) for beta in content.fact("betas"))
+    start, end = _betas(content)
     training, sampling = (table.double() for table in tables(start, end, steps))
     walked = DiscreteSchedule(sampling[1:], clean=float(sampling[0]))
     return {
@@ -159,14 +163,31 @@ def _ddpm(content: Content) -> dict[str, Any]:
     }
 
 
+def _betas(content: Content) -> tuple[float, float]:
+    """First and last beta; an optimizer in the same config can have betas too."""
+    given = content.fact("diffusion.betas", content.fact("betas"))
+    try:
+        start, end = (float(beta) for beta in given)
+    except (TypeError, ValueError):
+        start, end = 0.0, 0.0
+    if not 0 < start < end < 1:
+        raise FormatError(f"betas is {given!r:.80}", "expected the first and the last, rising, between 0 and 1")
+    return start, end
+
+
 def _edm(content: Content) -> dict[str, Any]:
     facts: dict[str, Any] = {name: float(content.fact(name)) for name in EDM_FACTS}
+    habits = SamplingSpec(clip=True, rule="karras")
+    low, high = (
+        float(content.fact(f"S_{end}", own)) for end, own in zip(("min", "max"), habits.churn_range, strict=True)
+    )
+    scale = float(content.fact("S_noise", habits.churn_noise))
     return {
         "sigma_data": facts.pop("sigma_data"),
         "schedule": EDMSchedule(**facts),
         "parameterization": "edm",
         "conditioning": Conditioning("log-sigma", scale=0.25),
-        "sampling": SamplingSpec(clip=True, rule="karras"),
+        "sampling": replace(habits, churn_range=(low, high), churn_noise=scale),
     }
 
 

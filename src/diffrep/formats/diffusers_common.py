@@ -14,8 +14,6 @@ from diffrep.networks.diffusers_hosted import NEEDS
 
 LICENSE = "Apache-2.0 for the program; of the weights, what their card states"
 LOG = logging.getLogger("diffrep.formats")
-VAES = ("AutoencoderKL", "VQModel")
-"""Classes of VAEs, which `diffrep.formats.vae` reads."""
 RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 """What a Transformer2DModel became in diffusers 0.28, by its `norm_type`; on the hub DiT and PixArt are called so."""
 

@@ -74,6 +74,7 @@ def program_of(content: Content) -> str | None:
 def by_settings(content: Content) -> str:
     """Whose settings are known: the caller's, else those in the file, else those beside it; "" where none tell."""
     layers = (content.told, content.own, content.facts)
+    content.asked.update(("model_type", "model"), *SETTINGS.values(), *SPELLED.values())
     return next((program for layer in layers if (program := _in_settings(layer))), "")
 
 

@@ -138,6 +138,7 @@ def arguments(
     """
     given = module.get("_init_kwargs")
     found = dict(given) if isinstance(given, dict) else {}
+    content.asked.update(("img_resolution", *needed))
     found |= {
         name: content.told[name] for name in ("img_resolution", *needed) if name not in found and name in content.told
     }

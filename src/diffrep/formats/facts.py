@@ -43,7 +43,8 @@ def beside(path: Path) -> tuple[dict[str, Any], str]:
                 facts = read_config(candidate)
                 if not str(facts.get("format", "")).startswith("diffrep-"):
                     return for_checkpoint(facts, path), str(candidate)
-        several = sorted(p for name in FOLDERS for p in (folder / name).glob("*.y*ml"))
+        several = sorted(folder.glob("*.y*ml")) if folder == path.resolve().parent else []
+        several = several or sorted(p for name in FOLDERS for p in (folder / name).glob("*.y*ml"))
         if several and (chosen := choose(several, path)):
             return read_config(chosen), str(chosen)
         if folder.parent == folder:

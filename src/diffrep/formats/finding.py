@@ -17,16 +17,6 @@ from diffrep.formats.components import is_component
 SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".pickle")
 MAX_FILES = 20_000
 AUTOENCODER, DPM = {"ema_encoder", "ema_decoder"}, "ema_denoise_fn"
-STATISTICS = {"mean", "std"}
-PARTS = (
-    {"ema_latent_denoise_fn"},
-    {"ema_classifier"},
-    {"conds_mean"},
-    {"param_groups"},
-    {"net", "optimizer_state"},
-    {"state", "net", "optimizer"},
-)
-"""Keys of files that are no model: latent models, classifiers, codes, optimizers, EDM's and EDM2's training states."""
 
 
 def find(path: Path) -> Path:
@@ -107,25 +97,17 @@ def _without_ema(path: Path) -> tuple[str, ...]:
 
 
 def models_first(candidates: list[Path]) -> list[Path]:
-    """Drop what is no model, and what is a part of an autoencoder that is there too."""
-    keys = {path: top_keys(path) for path in candidates}
-    models = [p for p in candidates if keys[p] is not None and not is_part(keys[p] or set())]
-    if any((keys[p] or set()) >= AUTOENCODER for p in models):
-        models = [p for p in models if DPM not in (keys[p] or set())]
+    """Drop what is no model, and the DPM of an autoencoder that is there too."""
+    keys = {path: model_keys(path) for path in candidates}
+    models = [path for path in candidates if keys[path] is not None]
+    if any((keys[path] or set()) >= AUTOENCODER for path in models):
+        models = [path for path in models if DPM not in (keys[path] or set())]
     return models or candidates
 
 
-def is_part(keys: set[str]) -> bool:
-    """Whether a file with these keys belongs to a model, but is none."""
-    classifier = any(key.startswith("input_blocks.") for key in keys) and not any(
-        key.startswith("output_blocks.") for key in keys
-    )
-    return classifier or keys == STATISTICS or any(keys >= part for part in PARTS)
-
-
-def top_keys(path: Path) -> set[str] | None:
-    """The keys of a checkpoint's outermost dictionary, {} where it cannot be read; None where it holds no weights."""
-    from diffrep.formats import pickles
+def model_keys(path: Path) -> set[str] | None:
+    """The keys of a checkpoint's outermost dictionary, {} where it cannot be read; None where it is no model."""
+    from diffrep.formats import pickles, strangers
     from diffrep.formats.inert import Inert
     from diffrep.formats.walking import tensors_below
 
@@ -135,6 +117,8 @@ def top_keys(path: Path) -> set[str] | None:
         data = pickles.read(path)
     except FormatError:
         return set()
+    if strangers.described(data) is not None:
+        return None
     if not isinstance(data, Inert) and not any(tensor.is_floating_point() for _, tensor in tensors_below(data)):
         return None
     return {key for key in data if isinstance(key, str)} if isinstance(data, dict) else set()

@@ -12,10 +12,10 @@ from torch import nn
 
 from diffrep.denoiser import Denoiser
 from diffrep.errors import DiffrepError, FormatError, UsageError
+from diffrep.formats import strangers
 from diffrep.formats.cards import Card, find_card
 from diffrep.formats.components import Component
 from diffrep.formats.content import Content, Family, ask, read
-from diffrep.formats.diffusers_common import VAES, class_name
 from diffrep.formats.families import families
 from diffrep.formats.finding import find
 from diffrep.formats.limits import at_most
@@ -69,6 +69,8 @@ def load_foreign(
     check_finite(model, content)
     if schedule is not None:
         replace_schedule(model, schedule, content)
+    for name, meant in content.misspelt().items():
+        LOG.warning('%s: architecture= has "%s", which nothing asked for; was "%s" meant?', content.name, name, meant)
     LOG.warning("%s: %s, license of the weights: %s", content.name, family.name, family.license)
     return Loaded(model.eval(), family, content)
 
@@ -95,13 +97,9 @@ def recognized(content: Content) -> Family:
             raise
         except Exception:  # keys and shapes that this family does not expect
             continue
-    if isinstance(content.data, Mapping) and content.data.keys() >= {"net", "optimizer_state"}:
-        raise FormatError(
-            f"{content.name} is a training state of EDM, with raw weights",
-            "load network-snapshot-*.pkl of the same run",
-        )
-    if class_name(content) in VAES:
-        raise FormatError(f"{content.name} is a VAE, not a model of images", "name it with --vae, or dr.load_vae(...)")
+    if known_as := strangers.described(content.data):
+        what, hint = known_as
+        raise FormatError(f"{content.name} is {what}", hint)
     raise FormatError(
         f"{content.name} is no checkpoint that diffrep knows; it holds {first_keys(content)}",
         f"read are: diffrep, {', '.join(family.name for family in known)}",

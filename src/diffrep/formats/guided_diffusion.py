@@ -185,7 +185,7 @@ def built(config: dict[str, Any], file: Path) -> Network:
 def named_schedule(name: str, steps: int) -> DiscreteSchedule:
     """The schedules of guided-diffusion and Diff-AE by name: "linear", "cosine", "const0.008" and the like.
 
-    The linear one is made for 1000 steps; others have betas larger by 1000 / steps.
+    Linear and constant betas are made for 1000 steps; with others they are larger by 1000 / steps.
 
     Errors:
         FormatError: another name.
@@ -195,7 +195,7 @@ def named_schedule(name: str, steps: int) -> DiscreteSchedule:
     if name == "cosine":
         return DiscreteSchedule.cosine(steps)
     if constant := re.fullmatch(r"const(0\.\d+)", name):
-        beta = torch.full((steps,), float(constant[1]), dtype=torch.float64)
+        beta = torch.full((steps,), float(constant[1]) * 1000 / steps, dtype=torch.float64)
         return DiscreteSchedule(torch.cumprod(1 - beta, 0))
     raise FormatError(f'unknown noise schedule "{name}"', 'expected "linear", "cosine" or a constant like "const0.008"')
 

@@ -37,7 +37,16 @@ def stats_from(data: Any, mean: str, std: str, width: int, file: Path) -> CodeSt
     return CodeStats(*vectors)
 
 
-def latent_network(state: Mapping[str, Tensor], file: Path, *, bias: float, dropout: float = 0.0) -> Network:
+def latent_network(
+    state: Mapping[str, Tensor],
+    file: Path,
+    *,
+    bias: float,
+    dropout: float = 0.0,
+    activation: str = "silu",
+    last_activation: str = "none",
+    time_last_activation: bool = False,
+) -> Network:
     """The MLP with skips, its shape from names and shapes (PDAE 2.4).
 
     Args:
@@ -45,6 +54,9 @@ def latent_network(state: Mapping[str, Tensor], file: Path, *, bias: float, drop
         file: for messages.
         bias: the program's `condition_bias`.
         dropout: of its layers.
+        activation: see `networks.latent_mlp`.
+        last_activation: likewise.
+        time_last_activation: likewise.
 
     Errors:
         FormatError: tensors are missing or left over.
@@ -55,17 +67,21 @@ def latent_network(state: Mapping[str, Tensor], file: Path, *, bias: float, drop
     waves = tensor(kept, "time_embed.0.weight", file)
     if count < 2:
         raise FormatError(f"the latent network in {file} has {count} layers", "is the file whole?")
-    hidden, width = inputs[0].shape
+    hidden, width = inputs[0].shape[0], inputs[-1].shape[0]
     config = {
         "layout": "latent_mlp",
         "code_dim": width,
         "hidden": hidden,
         "layers": count,
-        "skips": [i for i in range(1, count) if inputs[i].shape[1] == hidden + width],
+        "skips": [i for i in range(count) if inputs[i].shape[1] == (hidden if i else width) + width],
         "wave_width": waves.shape[1],
         "use_norm": any(name.endswith(".norm.weight") for name in kept),
         "bias": bias,
         "dropout": dropout,
+        "activation": activation,
+        "last_activation": last_activation,
+        "time_layers": len({name for name in kept if name.startswith("time_embed.") and name.endswith(".weight")}),
+        "time_last_activation": time_last_activation,
     }
     network = built(config, file)
     official_names.load_official(network, kept, official_names.latent_mlp(network), file)

@@ -15,7 +15,7 @@ from torch.nn.modules import module as hooks
 
 from diffrep.errors import FormatError
 
-SLACK, MAX_MODULES = 1_000_000, 100_000
+SLACK, MAX_MODULES = 1_000_000, 30_000
 
 
 @contextmanager

@@ -112,7 +112,8 @@ def pytorch_diffusion(network: UNet) -> Names:
 
 def latent_mlp(network: nn.Module) -> Names:
     """The latent net of Diff-AE and PDAE (spec/pdae.md 2.4); what files store twice is listed once."""
-    parts = {"time_embed.0": "time.linear1", "time_embed.2": "time.linear2"}
+    count = len(list(network.get_submodule("time").children()))
+    parts = {f"time_embed.{2 * k}": f"time.linear{k + 1}" for k in range(count)}
     table = {"linear": "linear", "linear_emb": "scale", "norm": "norm"}
     for i, _ in network.get_submodule("layers").named_children():
         parts |= _moved(table, f"layers.{i}", f"layers.{i}")
@@ -126,6 +127,9 @@ def beatgans_encoder(network: nn.Module) -> Names:
     for i, module in enumerate(blocks.children()):
         if isinstance(module, nn.Conv2d):
             parts[f"input_blocks.{i}.0"] = f"blocks.{i}"
+            continue
+        if isinstance(module.get_submodule("res"), Downsample):
+            parts[f"input_blocks.{i}.0.op"] = f"blocks.{i}.res.conv"
             continue
         parts |= _moved(ADM_RES, f"input_blocks.{i}.0", f"blocks.{i}.res")
         parts |= _moved(ADM_ATTENTION, f"input_blocks.{i}.1", f"blocks.{i}.attention")

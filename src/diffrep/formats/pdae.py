@@ -6,9 +6,10 @@ the autoencoder's config names from the project's root. Statistics, prior and cl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from diffrep.formats.state_dicts import read_file, tensors_in
 from diffrep.formats.told import Levels, check_told, whole
 from diffrep.schedules import DiscreteSchedule
 
+LOG = logging.getLogger("diffrep.formats")
 ENCODER_HEADS = 4
 """Of every encoder's attention; written in the program, not in its configs."""
 LATENT_BETA = 0.008
@@ -35,26 +37,20 @@ SHIFT = ("label_emb.", "shift_middle_block.", "shift_output_blocks.", "shift_out
 
 
 def recognizes(content: Content) -> bool:
-    """Whether one of the program's moving averages is inside."""
+    """Whether the moving average of a DPM or of an autoencoder is inside; of its other parts see `strangers`."""
     keys = set(content.data) if isinstance(content.data, Mapping) else set()
-    parts = {"ema_encoder", "ema_decoder", "ema_denoise_fn", "ema_latent_denoise_fn", "ema_classifier"}
-    return bool(keys & parts)
+    return "ema_denoise_fn" in keys or {"ema_encoder", "ema_decoder"} <= keys
 
 
 def load(content: Content) -> Denoiser | ShiftAutoencoder:
     """Make the autoencoder with whatever lies beside it, or the denoiser of a pre-trained DPM.
 
     Errors:
-        FormatError: this is a part of an autoencoder; facts are missing; tensors are missing or left over.
+        FormatError: facts are missing, or tensors are missing or left over.
     """
     data = content.data
     if "ema_denoise_fn" in data:
         return load_denoiser(content, tensors_in(data["ema_denoise_fn"]))
-    if not {"ema_encoder", "ema_decoder"} <= set(data):
-        raise FormatError(
-            f"{content.path} is a part of an autoencoder, not a model",
-            "load the autoencoder: prior and classifier beside it come with it",
-        )
     with torch.random.fork_rng(devices=[]):  # fresh layers draw their weights before these are loaded
         return load_autoencoder(with_base_facts(content))
 
@@ -77,6 +73,8 @@ def load_denoiser(content: Content, state: Mapping[str, Tensor]) -> Denoiser:
         "num_residual_blocks_of_a_block": shape["blocks"],
         "attention_resolutions": Levels(shape["attention"], None),
         "input_channel": shape["image_channels"],
+        "num_class": shape["classes"],
+        "learn_sigma": shape["learns_variance"],
     }
     check_told(content, told)
     network = filled(
@@ -91,7 +89,7 @@ def load_denoiser(content: Content, state: Mapping[str, Tensor]) -> Denoiser:
         network,
         schedule=kinds[kind](whole(content, "timesteps")),
         input=InputSpec(shape["image_channels"], whole(content, "image_size")),
-        sampling=SamplingSpec(clip=True, rule="pdae"),
+        sampling=SamplingSpec(clip=True, rule="pdae", ancestral_clip=False),
         labels=LabelSpec(classes) if classes else None,
         source=str(named_file(content, "trained_ddpm_checkpoint") or content.path),
     )
@@ -108,6 +106,7 @@ def load_autoencoder(content: Content) -> ShiftAutoencoder:
     base = load_denoiser(content, {name: t for name, t in decoder.items() if not name.startswith(SHIFT)})
     config = base.config()["network"]
     encoder = load_encoder(tensors_in(content.data["ema_encoder"]), content.path)
+    check_told(content, {"latent_dim": encoder.code_dim})
     shift = ShiftEstimator(
         base.taps,
         config["time_width"],
@@ -166,12 +165,17 @@ def named_file(content: Content, fact: str) -> Path | None:
 
 
 def below_root(checkpoint: Path, named: Any) -> Path | None:  # noqa: ANN401 (what a config says)
-    """A file by its path from the project's root; None where it is not there or leads out of the project."""
-    path = Path(named) if isinstance(named, str) else Path("/")
-    if path.is_absolute() or ".." in path.parts:
+    """A file by its path from the project's root; None where it is not there.
+
+    Configs that were written in a folder of the project begin with `../`, and others name the place on their author's
+    machine: of these the last three parts count, such as `pre-trained-dpms/NAME/config.yml`.
+    """
+    if not isinstance(named, str) or not named:
         return None
-    roots = list(checkpoint.resolve().parents)[:6]
-    return next((root / path for root in roots if (root / path).is_file()), None)
+    parts = [part for part in PurePosixPath(named).parts if part not in ("/", "..")]
+    tail = parts[-3:] if named.startswith("/") else parts
+    roots = [folder for folder in list(checkpoint.resolve().parents)[:6] if folder.name]
+    return next((file for root in roots if (file := root.joinpath(*tail)).is_file()), None)
 
 
 def add_parts(model: ShiftAutoencoder, content: Content) -> None:
@@ -186,6 +190,8 @@ def add_parts(model: ShiftAutoencoder, content: Content) -> None:
     stats = stats or latents_by_name(content.path)
     if stats is not None:
         model.code_stats = stats_from(read_file(stats), "mean", "std", width, stats)
+    if "ema_latent_denoise_fn" in parts and model.code_stats is None:
+        LOG.warning("%s: its latent DPM is left out: no statistics of codes in trained-models/latents", content.name)
     if "ema_latent_denoise_fn" in parts and model.code_stats is not None:
         _, file = parts["ema_latent_denoise_fn"]
         state = tensors_in(read_file(file).get("ema_latent_denoise_fn"))
@@ -199,7 +205,10 @@ def add_parts(model: ShiftAutoencoder, content: Content) -> None:
 
 
 def parts_of(autoencoder: Path) -> Iterator[tuple[str, tuple[dict[str, Any], Path]]]:
-    """(its key, (its config, its checkpoint)) of prior and classifier that were trained on this autoencoder."""
+    """(its key, (its config, its checkpoint)) of prior and classifier that were trained on this autoencoder.
+
+    A classifier without a config, as it was published, belongs to the only autoencoder beside it.
+    """
     name, trained = autoencoder.resolve().parent.name, _trained_models(autoencoder)
     for key, folder in (("ema_latent_denoise_fn", "latent_denoise_fn"), ("ema_classifier", "classifier")):
         for config in sorted([*trained.glob(f"{folder}/config.yml"), *trained.glob(f"{folder}/*/config.yml")]):
@@ -208,6 +217,10 @@ def parts_of(autoencoder: Path) -> Iterator[tuple[str, tuple[dict[str, Any], Pat
             if checkpoint.is_file() and Path(named).parent.name == name:
                 yield key, (facts, checkpoint)
                 break
+    bare = trained / "classifier" / "checkpoint.pt"
+    alone = len(list(trained.glob("autoencoder/*/checkpoint.pt"))) == 1
+    if alone and bare.is_file() and not (bare.parent / "config.yml").exists():
+        yield "ema_classifier", ({}, bare)
 
 
 def latents_by_name(autoencoder: Path) -> Path | None:

@@ -19,11 +19,12 @@ from diffrep.errors import FormatError, InputError, UsageError, nearest
 from diffrep.files import sha256_of
 from diffrep.formats import hub
 from diffrep.formats.components import Weights, weight_files
-from diffrep.formats.diffusers_common import VAES, extra_missing
+from diffrep.formats.diffusers_common import extra_missing
 from diffrep.formats.diffusers_condition import modernized
 from diffrep.formats.facts import read_config
 from diffrep.formats.folder import load_strictly
 from diffrep.formats.limits import at_most
+from diffrep.formats.strangers import VAES
 from diffrep.formats.walking import not_finite
 from diffrep.input_spec import LatentScaling
 

@@ -16,7 +16,7 @@ from diffrep.errors import UsageError, nearest
 from diffrep.noise import NoiseLevel
 from diffrep.prediction import Prediction
 from diffrep.randomness import Noise
-from diffrep.sampling.steps import Progress, Step, noise_source, predictor, walk
+from diffrep.sampling.steps import Progress, Step, habits_of, noise_source, predictor, walk
 
 VARIANCES = ("posterior", "upper", "learned")
 
@@ -59,10 +59,10 @@ def ddpm(
         >>> dr.ddpm(denoiser, noise(0, (2, 1, 8, 8)), denoiser.schedule.path(10), noise=noise).shape
         torch.Size([2, 1, 8, 8])
     """
-    variance = variance or getattr(getattr(denoise, "sampling", None), "variance", None)
+    variance = variance or habits_of(denoise).variance
     if variance is not None and variance not in VARIANCES:
         raise UsageError(f'unknown variance "{variance}"', nearest(variance, VARIANCES))
-    draw, predict = noise_source(noise, generator), predictor(denoise, clip)
+    draw, predict = noise_source(noise, generator), predictor(denoise, clip, ancestral=True)
     for step in walk(x, path, progress, ends=True):
         prediction = predict(x, step.now)
         x = step.mix(prediction, math.exp(-step.gain / 2))  # the posterior's mean, PDAE 1.2

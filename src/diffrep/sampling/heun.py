@@ -15,7 +15,7 @@ from diffrep.denoiser import Denoise
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.randomness import Noise
-from diffrep.sampling.steps import Progress, Step, noise_source, predictor, walk
+from diffrep.sampling.steps import Progress, Step, habits_of, noise_source, predictor, walk
 
 
 @torch.no_grad()
@@ -25,8 +25,8 @@ def heun(
     path: NoiseLevel,
     *,
     churn: float = 0.0,
-    churn_range: tuple[float, float] = (0.01, 1.0),
-    churn_noise: float = 1.007,
+    churn_range: tuple[float, float] | None = None,
+    churn_noise: float | None = None,
     clip: bool | None = None,
     noise: Noise | Generator | None = None,
     generator: Generator | None = None,
@@ -40,8 +40,9 @@ def heun(
         path: levels in walking order, (N+1,); a last level of sigma 0 returns the last predicted x_0.
         churn: 0 (deterministic) to 1: sigma grows by churn (sqrt(2) - 1) before a step. DDAE's eta (1.1.7); EDM's
             S_churn = churn N (sqrt(2) - 1).
-        churn_range: churn only where sigma / alpha is inside (DDAE's values; EDM's S_min and S_max).
-        churn_noise: scale of the fresh noise (DDAE's value; EDM's S_noise).
+        churn_range: churn only where sigma / alpha is inside (EDM's S_min and S_max); None: the model's habit, DDAE's
+            0.01 to 1 where it has none.
+        churn_noise: scale of the fresh noise (EDM's S_noise); None: the model's habit, else DDAE's 1.007.
         clip: clamp predicted x_0 to [-1, 1]; None: the denoiser's own habit, never for a bare callable.
         noise: where fresh noise comes from, (step, shape) -> Tensor or a generator; needed for churn > 0.
         generator: the same as `noise`, for a torch.Generator.
@@ -56,11 +57,13 @@ def heun(
     if not 0 <= churn <= 1:
         raise UsageError(f"churn = {churn}", "expected 0 (deterministic) to 1 (as much as is useful)")
     draw = noise_source(noise, generator) if churn > 0 else None
-    predict = predictor(denoise, clip)
+    predict, habits = predictor(denoise, clip), habits_of(denoise)
+    low, high = churn_range or habits.churn_range
+    scale = habits.churn_noise if churn_noise is None else churn_noise
     for step in walk(x, path, progress):
-        if draw is not None and churn_range[0] <= float(step.now.sigma / step.now.alpha) <= churn_range[1]:
+        if draw is not None and low <= float(step.now.sigma / step.now.alpha) <= high:
             step, added = _go_back(step, 1 + churn * (math.sqrt(2) - 1))
-            x = x + churn_noise * added * draw(step.number, x)
+            x = x + scale * added * draw(step.number, x)
         first = predict(x, step.now)
         x = step.mix(first)
         if step.sigma > 0:

@@ -108,18 +108,25 @@ def walk(
     return steps if progress is None else progress(steps)
 
 
-def predictor(denoise: Denoise, clip: bool | None, *, eps_habit: bool = False) -> Denoise:
+def predictor(denoise: Denoise, clip: bool | None, *, eps_habit: bool = False, ancestral: bool = False) -> Denoise:
     """The denoiser, with x0 clamped to [-1, 1] and the rest re-derived if `clip` says so (PDAE 1.7).
 
-    `clip=None` follows the model's own habit, `denoise.sampling.clip`; a bare callable has none, so it never clips.
-    A model's own `sampling.limit` stands for 1. With `eps_habit` its `sampling.keep_eps` is followed too: only DDIM's
-    step has that choice.
+    `clip=None` follows the model's own habit, `denoise.sampling.clip` (of `ancestral` steps `ancestral_clip`, where
+    that is another); a bare callable has none, so it never clips. A model's own `limit` stands for 1. With `eps_habit`
+    its `keep_eps` is followed too: only DDIM's step has that choice.
     """
-    habits = getattr(denoise, "sampling", SamplingSpec(clip=False))
-    if not (habits.clip if clip is None else clip):
+    habits = habits_of(denoise)
+    habit = habits.ancestral_clip if ancestral and habits.ancestral_clip is not None else habits.clip
+    if not (habit if clip is None else clip):
         return denoise
     keep, limit = eps_habit and habits.keep_eps, habits.limit
     return lambda x_t, level: denoise(x_t, level).clipped(-limit, limit, keep_eps=keep)
+
+
+def habits_of(denoise: Denoise) -> SamplingSpec:
+    """A model's own habits; those of a bare callable are never to clip."""
+    found: SamplingSpec = getattr(denoise, "sampling", SamplingSpec(clip=False))
+    return found
 
 
 def noise_source(noise: Noise | Generator | None, generator: Generator | None) -> Callable[[int, Tensor], Tensor]:

@@ -103,7 +103,7 @@ def draw(
 
     base = base_of(denoiser)
     spec, noise = base.input, noise_for(seed, ids)
-    path = base.schedule.path(steps, rule=rule or base.sampling.rule)
+    path = base.schedule.path(steps, rule=rule or base.sampling.path_rule(sampler))
     start = noise(0, (len(ids), spec.channels, spec.size, spec.size)).to(base.device)
     if base.schedule.convention != "vp":
         start = start * float(path[0].sigma)
