@@ -78,11 +78,13 @@ class LabelSpec:
         num_classes: labels are 0..num_classes-1.
         null: the label that means "no class" (DiT's last row), or None.
         optional: the network itself takes y=None to mean a zero label (EDM).
+        needed: the network cannot leave the class embedding out (U-ViT).
     """
 
     num_classes: int
     null: int | None = None
     optional: bool = False
+    needed: bool = False
 
 
 def _nearest(schedule: Schedule, level: NoiseLevel) -> Tensor:
@@ -251,6 +253,8 @@ class Denoiser(nn.Module):
         if isinstance(y, str):
             if y != "none":
                 raise UsageError(f'y = "{y}"', 'expected labels, or "none" to leave the class embedding out')
+            if spec is not None and spec.needed:
+                raise UsageError("this network has a place for the class and cannot leave it out", "pass y=labels")
             return None
         if spec is None:
             if y is not None:
@@ -258,9 +262,8 @@ class Denoiser(nn.Module):
             return None
         if y is None:
             if spec.null is None and not spec.optional:
-                raise UsageError(
-                    f"this model has {spec.num_classes} classes and no null class", 'pass y=labels, or y="none"'
-                )
+                hint = "pass y=labels" if spec.needed else 'pass y=labels, or y="none"'
+                raise UsageError(f"this model has {spec.num_classes} classes and no null class", hint)
             if spec.null is None:
                 return None
             y = spec.null
@@ -274,11 +277,11 @@ class Denoiser(nn.Module):
         return labels
 
     def _check(self, x_t: Tensor, level: NoiseLevel) -> None:
-        if x_t.ndim != 4 or x_t.shape[1] != self.input.channels:
-            raise InputError(
-                f"images of shape {tuple(x_t.shape)}",
-                f"this model takes (B, {self.input.channels}, {self.input.size}, {self.input.size})",
-            )
+        takes = (self.input.channels, self.input.size, self.input.size)
+        counted = 4 if getattr(self.network, "fixed_size", False) else 2  # others take any height and width
+        if x_t.ndim != 4 or x_t.shape[1:counted] != takes[: counted - 1]:
+            wanted = ", ".join(map(str, takes))
+            raise InputError(f"images of shape {tuple(x_t.shape)}", f"this model takes (B, {wanted})")
         check_images(x_t)
         check_level(level)
         if level.shape not in ((), (len(x_t),)):

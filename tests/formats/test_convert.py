@@ -63,6 +63,21 @@ def test_the_card_has_the_hash_and_the_official_names(tmp_path: Path) -> None:
     assert "out_2" in card
 
 
+def test_the_card_says_what_a_model_has_beside_its_network(tmp_path: Path) -> None:
+    words = {
+        "pdae-celeba64-tiny": ("with: statistics of codes, prior, classifier", "pre-trained-dpms/celeba64/config.yml"),
+        "diff-ae/checkpoints/celeba64d2c_autoenc": ("with: statistics of codes",),
+        "edm-ddpmpp": ("sigma_data: 0.5",),
+        "diffusers-unet-condition": ("told beside image and time: encoder_hidden_states (1, ",),
+    }
+    for case, wanted in words.items():
+        source = copied(case, tmp_path / "official")
+        bare = SCHEDULES["linear"]() if "unet" in case else None
+        card = (convert(source, tmp_path / case, schedule=bare) / "README.md").read_text()
+        assert all(word in card for word in wanted), card
+        shutil.rmtree(tmp_path / "official")
+
+
 def test_as_a_command_with_facts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = copied("dit", tmp_path / "official")
     (source / "args.json").rename(tmp_path / "facts.json")

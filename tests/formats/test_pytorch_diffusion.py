@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import diffrep as dr
 from diffrep.errors import FormatError
+from diffrep.formats.content import Content
+from diffrep.formats.pytorch_diffusion import schedule_of
 from diffrep.networks.blocks import sinusoid
 from diffrep.noise import NoiseLevel, stack
 from tests.formats.parity import SAMPLER, case
@@ -82,8 +85,38 @@ def test_without_its_config_everything_that_is_missing_is_named(answers, tmp_pat
     with torch.no_grad():
         found = dr.load(file, architecture=facts)
         answers.close("output", found(answers["x_t"], found.schedule.at(answers["t"])).eps)
-    with pytest.raises(FormatError, match='expected "linear"'):
-        dr.load(file, architecture={**facts, "beta_schedule": "quad"})
+    for name in ("quad", "const", "jsd"):
+        assert dr.load(file, architecture={**facts, "beta_schedule": name}).schedule != found.schedule
+    with pytest.raises(FormatError, match="expected linear, quad, const, jsd"):
+        dr.load(file, architecture={**facts, "beta_schedule": "sigmoid"})
+
+
+def test_schedules_by_name():
+    """Ho et al.'s program: quad is even in the square root, const is the last beta, jsd is 1/T, 1/(T-1), ..., 1."""
+    told = {"num_diffusion_timesteps": 4, "beta_start": 0.01, "beta_end": 0.04}
+
+    def betas(name):
+        abar = schedule_of(Content(Path("x"), None, {**told, "beta_schedule": name})).alphas_cumprod
+        return (1 - abar / torch.cat([torch.ones(1), abar[:-1]])).tolist()
+
+    assert betas("quad") == pytest.approx([0.01, (2 / 15) ** 2, (1 / 6) ** 2, 0.04])
+    assert betas("const") == pytest.approx([0.04] * 4)
+    assert betas("jsd") == pytest.approx([1 / 4, 1 / 3, 1 / 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"out_ch": 6}, "out_ch is 6, in the file 3"),
+        ({"resamp_with_conv": False}, "without convolutions"),
+        ({"model_var_type": "learned"}, "expected one of fixedlarge, fixedsmall"),
+        ({"num_diffusion_timesteps": 10.5}, "a whole number"),
+        ({"num_diffusion_timesteps": "all"}, "a whole number"),
+    ],
+)
+def test_settings_that_the_program_does_not_have_are_refused(answers, wrong, words):
+    with pytest.raises(FormatError, match=words):
+        dr.load(answers.folder, architecture=wrong)
 
 
 @pytest.mark.parametrize(

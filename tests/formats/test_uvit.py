@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffrep.autoencoder import ShiftAutoencoder
-from diffrep.errors import FormatError
+from diffrep.errors import FormatError, InputError, UsageError
 from diffrep.formats import load, save
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import read
@@ -37,7 +37,8 @@ def test_the_second_forward_agrees(tmp_path: Path, name: str) -> None:
     state = random_state(uvit_shapes(**kind))
     denoiser = open_file(write(tmp_path / "nnet_ema.pth", state), facts)
     x, y = batch(channels=kind.get("channels", 3)), torch.tensor([3, 4, 0]) if "rows" in kind else None
-    level = denoiser.schedule.at([0, 417, 998])
+    times = [0, 417, 998] if facts["time"] == "discrete" else [n / 999 for n in (1, 418, 999)]
+    level = denoiser.schedule.at(times)
     expected, kept = uvit(state, x, torch.tensor([1.0, 418.0, 999.0]), y, 2)
     with torch.no_grad():
         prediction = denoiser(x, level, y=y)
@@ -59,16 +60,20 @@ def test_features_leave_the_extra_tokens_out(tmp_path: Path) -> None:
 
 def test_continuous_time_is_the_sde(tmp_path: Path) -> None:
     denoiser = open_file(write(tmp_path / "nnet_ema.pth", random_state(uvit_shapes())), FACTS)
-    for n in (1, 10, 500, 999):
-        t = n / 999
-        integral = 0.1 * t + (20 - 0.1) * t * t / 2
-        assert float(denoiser.schedule.alphas_cumprod[n - 1]) == pytest.approx(math.exp(-integral), rel=1e-12)
     seen: list[Tensor] = []
     denoiser.network.time.register_forward_pre_hook(lambda m, i: seen.append(i[0]))
-    with torch.no_grad():
-        denoiser(X[:1], denoiser.schedule.at(499))
-    assert seen[0].tolist() == [500.0]
-    assert (denoiser.sampling.clip, denoiser.input.latent, denoiser.labels) == (True, False, None)
+    for t in (1e-4, 0.01, 0.5, 1.0):
+        integral = 0.1 * t + (20 - 0.1) * t * t / 2
+        level = denoiser.schedule.at(t)
+        assert float(level.alpha**2) == pytest.approx(math.exp(-integral), rel=1e-12)
+        with torch.no_grad():
+            denoiser(X[:1], level)
+        assert seen[-1].tolist() == pytest.approx([999 * t], rel=1e-6)
+    assert (denoiser.sampling.clip, denoiser.input.latent, denoiser.labels) == (False, False, None)
+    path = denoiser.schedule.path(10, rule=denoiser.sampling.rule)
+    assert denoiser.schedule.time_of(path[0]).item() == pytest.approx(1.0)
+    assert denoiser.schedule.time_of(path[-1]).item() == pytest.approx(1e-4)
+    assert path.log_snr.diff().std() < 1e-9
 
 
 def test_discrete_time_is_stable_diffusions(tmp_path: Path) -> None:
@@ -83,18 +88,44 @@ def test_discrete_time_is_stable_diffusions(tmp_path: Path) -> None:
 
 def test_time_counts_from_one(tmp_path: Path) -> None:
     denoiser = open_file(write(tmp_path / "nnet_ema.pth", random_state(uvit_shapes())), FACTS)
-    x0, table = batch(channels=3, count=100).double(), denoiser.schedule.alphas_cumprod
+    x0, times = batch(channels=3, count=100).double(), torch.arange(0, 999, 10)
 
     def answer(x: Tensor, n: Tensor) -> Tensor:
+        abar = denoiser.schedule.at((n / 999).reshape(-1)).alpha.reshape(n.shape) ** 2
+        return (x - abar.sqrt() * x0) / (1 - abar).sqrt()
+
+    check_direction(denoiser, answer, x0, (times + 1) / 999)
+    state = random_state(uvit_shapes(channels=4, rows=11))
+    latent = open_file(write(tmp_path / "nnet_ema.pth", state), LATENT)
+    x0, table = batch(channels=4, count=100).double(), latent.schedule.alphas_cumprod
+
+    def discrete(x: Tensor, n: Tensor) -> Tensor:
         abar = table[n.long() - 1]
         return (x - abar.sqrt() * x0) / (1 - abar).sqrt()
 
-    check_direction(denoiser, answer, x0, torch.arange(0, 999, 10))
+    check_direction(latent, discrete, x0, times)
+
+
+def test_a_class_cannot_be_left_out_and_sizes_are_fixed(tmp_path: Path) -> None:
+    state = random_state(uvit_shapes(channels=4, rows=11))
+    path = write(tmp_path / "nnet_ema.pth", state)
+    with_null, without = open_file(path, LATENT), open_file(path, {**LATENT, "null_class": False})
+    x, level = batch(), with_null.schedule.at(50)
+    assert with_null(x, level).eps.isfinite().all()
+    for denoiser in (with_null, without):
+        with pytest.raises(UsageError, match="cannot leave it out"):
+            denoiser(x, level, y="none")
+    with pytest.raises(UsageError, match="no null class") as caught:
+        without(x, level)
+    assert caught.value.hint == "pass y=labels"
+    for other in ((4, 16), (16, 16)):
+        with pytest.raises(InputError, match=r"takes \(B, 4, 8, 8\)"):
+            with_null(torch.zeros(1, 4, *other), level)
 
 
 def test_it_is_saved_and_carries_an_autoencoder(tmp_path: Path) -> None:
     denoiser = open_file(write(tmp_path / "nnet_ema.pth", random_state(uvit_shapes())), FACTS)
-    level = denoiser.schedule.at(400)
+    level = denoiser.schedule.at(0.4)
     again = load(save(denoiser, tmp_path / "model"))
     with torch.no_grad():
         assert torch.equal(again(X, level).eps, denoiser(X, level).eps)
@@ -110,6 +141,14 @@ def test_it_is_saved_and_carries_an_autoencoder(tmp_path: Path) -> None:
         (None, {**FACTS, "num_heads": 5}, "num_heads is 5"),
         (None, {**FACTS, "time": "sometimes"}, 'time is "sometimes"'),
         (None, {**FACTS, "embed_dim": 512}, "embed_dim = 32"),
+        (None, {**FACTS, "depth": 7}, "depth = 4"),
+        (None, {**FACTS, "mlp_ratio": 2}, "mlp_ratio = "),
+        (None, {**FACTS, "qkv_bias": True}, "qkv_bias = False"),
+        (None, {**FACTS, "mlp_time_embed": True}, "mlp_time_embed = False"),
+        (None, {**FACTS, "skip": False}, "skip = True"),
+        (None, {**FACTS, "conv": False}, "conv = True"),
+        (None, {**FACTS, "num_classes": 10}, "num_classes = -1"),
+        (None, {**FACTS, "null_class": 1000}, "no table of labels"),
         (11, {**FACTS, "null_class": 3}, "null_class is 3"),
         (11, {**FACTS, "null_class": True}, "null_class is True"),
     ],
@@ -128,3 +167,8 @@ def test_broken_files_are_refused(tmp_path: Path, change: str) -> None:
     state[change] = torch.zeros(1, 16, 32)
     with pytest.raises(FormatError):
         open_file(write(tmp_path / "nnet_ema.pth", state), FACTS)
+
+
+def test_the_program_cuts_an_odd_depth(tmp_path: Path) -> None:
+    path = write(tmp_path / "nnet_ema.pth", random_state(uvit_shapes()))
+    assert len(open_file(path, {**FACTS, "depth": 5}).taps) == 5

@@ -22,6 +22,8 @@ MISSING: Any = object()
 """The default of `Content.fact` that makes a missing fact an error."""
 EXAMPLES = {
     "model": '"DiT-XL/2" (or "SiT-XL/2" with "learn_sigma": false, "REPA", "LightningDiT-XL/1")',
+    "time": '"discrete" (latents; "continuous" for pixels)',
+    "null_class": "1000 (the last label, or false where it is a class)",
     "_class_name": '"UNet2DModel", and what else its config.json says',
 }
 """What may be said where three dots would say too little."""
@@ -35,7 +37,7 @@ class Content:
         path: the file, or the diffusers folder.
         data: plain containers, tensors on the CPU and `Inert` records; a `Component` where diffusers wrote it.
         facts: official constructor names -> values, also in sections, of the config beside it or of its card.
-        origin: where the facts come from, for messages.
+        origins: where the facts come from, for messages; families that read another config add it.
         sha256: of the file, where it had to be computed.
         name: what the user called it.
         told: facts from the caller, which win over all others.
@@ -46,12 +48,17 @@ class Content:
     path: Path
     data: Any = field(repr=False)
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
-    origin: str = ""
+    origins: list[str] = field(default_factory=list)
     sha256: str | None = None
     name: str = ""
     told: dict[str, Any] = field(default_factory=dict, repr=False)
     own: dict[str, Any] = field(default_factory=dict, repr=False)
     asked: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    @property
+    def origin(self) -> str:
+        """Where the facts come from, in words."""
+        return ", ".join(self.origins)
 
     def fact(self, name: str, default: Any = MISSING) -> Any:  # noqa: ANN401 (whatever the config says)
         """A fact by its official name (`num_heads`), or by its place in the config (`network.n_channels`).
@@ -154,4 +161,4 @@ def read(path: Path, architecture: Mapping[str, Any] | None = None, name: str | 
         if components.shards_of(path) or any(components.BLOCKS.search(name) for name in tensors_in(data)):
             data = components.of_file(path, {**found, **told})
     origins = ["architecture="] * bool(told) + ["the file itself"] * bool(own) + [origin] * bool(origin)
-    return Content(path, data, found, ", ".join(origins), sha256, name or str(path), told, own)
+    return Content(path, data, found, origins, sha256, name or str(path), told, own)

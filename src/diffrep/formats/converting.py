@@ -91,12 +91,29 @@ def card_of(loaded: Loaded, title: str) -> str:
         "conditioning": json.dumps(denoiser.config()["conditioning"]),
         "preprocessing": preprocessing(denoiser),
         "labels": json.dumps(denoiser.config()["labels"]),
+        **more_of(model, denoiser),
         "identity": model.identity if isinstance(model, ConditionalAutoencoder) else denoiser.identity,
         "converted": f"{date.today().isoformat()} by diffrep {diffrep.__version__}",
     }
     lines = [f"# {title}", "", f"Converted from {family.name}; load it with `diffrep.load`.", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     return "\n".join([*lines, "", "## Taps", "", *tap_table(denoiser.taps), ""])
+
+
+def more_of(model: Any, denoiser: Denoiser) -> dict[str, str]:  # noqa: ANN401 (a Denoiser or an Autoencoder)
+    """What only some models have: EDM's constant, what a network is told, an autoencoder's parts."""
+    found: dict[str, str] = {}
+    if denoiser.parameterization == "edm":
+        found["sigma_data"] = str(denoiser.sigma_data)
+    told: tuple[str, ...] = getattr(denoiser.network, "told", ())
+    if told:
+        shapes = [f"{name} {tuple(getattr(denoiser.network, name).shape)}" for name in told]
+        found["told beside image and time"] = ", ".join(shapes)
+    there = {"statistics of codes": "code_stats", "prior": "prior", "classifier": "classifier"}
+    if not isinstance(model, Denoiser):
+        parts = [name for name, part in there.items() if getattr(model, part) is not None]
+        found["with"] = ", ".join(parts) or "neither prior nor classifier nor statistics of codes"
+    return found
 
 
 def denoiser_of(model: Any) -> Denoiser:  # noqa: ANN401 (a Denoiser or an Autoencoder)
@@ -110,7 +127,12 @@ def denoiser_of(model: Any) -> Denoiser:  # noqa: ANN401 (a Denoiser or an Autoe
 def preprocessing(denoiser: Denoiser) -> str:
     """What an input is, in words."""
     spec, (low, high) = denoiser.input, denoiser.input.range
-    kind = "latents, not pixels" if spec.latent else f"pixels in [{low:g}, {high:g}]"
+    kind = f"pixels in [{low:g}, {high:g}]"
+    if spec.latent:
+        kind = "latents as its VAE's own config scales them"
+    if spec.scaling is not None:
+        shift, scale, pixels = spec.scaling.shift, spec.scaling.scale, spec.scaling.pixels
+        kind = f"latents (z - {list(shift)}) * {list(scale)} of a VAE of pixels in {list(pixels)}"
     return f"{spec.channels} channels, {spec.size}x{spec.size}, {kind}"
 
 

@@ -25,7 +25,7 @@ from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, filled, head_facts, heads_of, named_schedule, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
 from diffrep.formats.state_dicts import read_file, tensors_in
-from diffrep.formats.told import Levels, check_told, truth, whole
+from diffrep.formats.told import Levels, Multipliers, check_told, truth, whole
 from diffrep.networks import Network
 
 LOG = logging.getLogger("diffrep.formats")
@@ -129,7 +129,7 @@ def shape_of(content: Content, state: Mapping[str, Tensor], time: str = "time_em
     told: dict[str, Any] = {
         "model_channels": shape["channels"],
         "num_res_blocks": shape["blocks"],
-        "channel_mult": list(shape["multipliers"]),
+        "channel_mult": Multipliers(shape["multipliers"], shape["channels"]),
         "attention_resolutions": Levels(shape["attention"], whole(content, "image_size")),
         "embed_channels": shape["time_width"],
     }

@@ -46,7 +46,10 @@ def load_dit(content: Content) -> Denoiser:
         input=InputSpec(recipe["image_channels"], recipe["size"], latent=True),
         parameterization="x0" if truth(content, "predict_xstart") else "eps",
         sampling=SamplingSpec(
-            clip=False, rule="guided-diffusion", variance=None if recipe["learns_variance"] else fixed
+            clip=False,
+            rule="guided-diffusion",
+            variance=None if recipe["learns_variance"] else fixed,
+            ancestral_rule="linspace",
         ),
         labels=labels_of(content, tensors),
         source=source_of(content),

@@ -22,7 +22,7 @@ from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network
 from diffrep.formats.state_dicts import tensors_in
-from diffrep.formats.told import Levels, check_told, truth, whole
+from diffrep.formats.told import Levels, Multipliers, check_told, truth, whole
 from diffrep.networks import Network, UNet
 from diffrep.schedules import DiscreteSchedule
 
@@ -41,6 +41,7 @@ def load(content: Content) -> Denoiser:
         FormatError: facts are missing or contradict the file, or tensors are missing or left over.
     """
     state = tensors_in(content.data)
+    check_kind(content)
     shape = outline(state, content.path)
     family = "a guided-diffusion checkpoint"
     steps = "diffusion_steps" if content.has("diffusion_steps") else "steps"
@@ -55,7 +56,9 @@ def load(content: Content) -> Denoiser:
         input=InputSpec(shape["image_channels"], whole(content, "image_size")),
         parameterization="x0" if truth(content, "predict_xstart") else "eps",
         conditioning=Conditioning(scale=1000 / count if truth(content, "rescale_timesteps") else 1.0),
-        sampling=SamplingSpec(clip=True, rule="guided-diffusion", variance=_variance(content, shape)),
+        sampling=SamplingSpec(
+            clip=True, rule="guided-diffusion", variance=_variance(content, shape), ancestral_rule="linspace"
+        ),
         labels=LabelSpec(classes) if classes else None,
         source=str(content.path),
     )
@@ -102,6 +105,18 @@ def outline(state: State, file: Path, time: str = "time_embed") -> dict[str, Any
     }
 
 
+def check_kind(content: Content) -> None:
+    """Refuse what the program can build and diffrep cannot.
+
+    Errors:
+        FormatError: an up-sampling model, or resampling without convolutions.
+    """
+    if any(content.fact(name, None) for name in ("large_size", "small_size")):
+        raise FormatError(f"{content.name} makes large images of small ones", "expected a model of images from noise")
+    if not truth(content, "conv_resample", True) and not truth(content, "resblock_updown"):
+        raise FormatError(f"{content.name} resamples without convolutions (conv_resample false)", "this is not read")
+
+
 def head_facts(content: Content, width: str = "num_head_channels") -> list[str]:
     """Which facts about attention a file of this network cannot tell; the order matters for several heads only.
 
@@ -109,9 +124,16 @@ def head_facts(content: Content, width: str = "num_head_channels") -> list[str]:
         content: whose facts are asked.
         width: the program's name for channels per head; None and -1 stand for none.
     """
+    order = [] if is_improved(content) else ["use_new_attention_order"]
     if content.fact(width, None) not in (None, -1):
-        return ["use_new_attention_order"]
-    return ["num_heads"] + ([] if content.fact("num_heads", None) == 1 else ["use_new_attention_order"])
+        return order
+    return ["num_heads"] + ([] if content.fact("num_heads", None) == 1 else order)
+
+
+def is_improved(content: Content) -> bool:
+    """Whether the facts are improved-diffusion's, which has one order of q, k and v, the old one."""
+    newer = ("num_head_channels", "resblock_updown", "use_new_attention_order")
+    return content.has("sigma_small") and not any(content.has(name) for name in newer)
 
 
 def heads_of(content: Content, width: str = "num_head_channels") -> dict[str, Any]:
@@ -140,8 +162,8 @@ def check_facts(content: Content, shape: Mapping[str, Any]) -> None:
     Errors:
         FormatError: naming each fact that is another model's.
     """
-    attention = content.fact("attention_resolutions", None)
-    sizes = isinstance(attention, str)  # the command line counts in sizes, the constructor in factors
+    # The command line's flags count attention in sizes, the constructor in factors.
+    sizes = isinstance(content.fact("attention_resolutions", None), str) or content.has("num_channels")
     classes = shape["classes"]
     told = {
         "in_channels": shape["image_channels"],
@@ -149,13 +171,18 @@ def check_facts(content: Content, shape: Mapping[str, Any]) -> None:
         "model_channels": shape["channels"],
         "num_channels": shape["channels"],
         "num_res_blocks": shape["blocks"],
-        "channel_mult": list(shape["multipliers"]),
-        "attention_resolutions": Levels(shape["attention"], whole(content, "image_size") if sizes else None),
+        "channel_mult": Multipliers(shape["multipliers"], shape["channels"]),
+        "attention_resolutions": Levels(shape["attention"], whole(content, "image_size") if sizes else None, sizes),
         "use_scale_shift_norm": shape["scale_shift"],
         "learn_sigma": shape["learns_variance"],
         "class_cond": classes is not None,
         "num_classes": classes,
+        "dims": 2,
     }
+    if len(shape["multipliers"]) > 1:  # one level is never resampled
+        told["resblock_updown"] = shape["resampling"] == "residual"
+    if content.has("diffusion_steps"):
+        told["steps"] = content.fact("diffusion_steps")
     check_told(content, told)
 
 

@@ -25,7 +25,7 @@ from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import filled, head_facts, heads_of, outline, tensor
 from diffrep.formats.latents import latent_network, stats_from
 from diffrep.formats.state_dicts import read_file, tensors_in
-from diffrep.formats.told import Levels, check_told, whole
+from diffrep.formats.told import Levels, Multipliers, check_told, whole
 from diffrep.schedules import DiscreteSchedule
 
 LOG = logging.getLogger("diffrep.formats")
@@ -69,7 +69,7 @@ def load_denoiser(content: Content, state: Mapping[str, Tensor]) -> Denoiser:
     require(content, family, [*head_facts(content, "head_channel"), "image_size", "betas_type", "timesteps"])
     told = {
         "base_channel": shape["channels"],
-        "channel_multiplier": list(shape["multipliers"]),
+        "channel_multiplier": Multipliers(shape["multipliers"], shape["channels"]),
         "num_residual_blocks_of_a_block": shape["blocks"],
         "attention_resolutions": Levels(shape["attention"], None),
         "input_channel": shape["image_channels"],
@@ -156,7 +156,10 @@ def load_encoder(state: Mapping[str, Tensor], file: Path) -> SemanticEncoder:
 def with_base_facts(content: Content) -> Content:
     """The content with the facts of its DPM's config added, where that is found."""
     config = named_file(content, "trained_ddpm_config")
-    return content if config is None else replace(content, facts={**read_config(config), **content.facts})
+    if config is None:
+        return content
+    content.origins.append(str(config))
+    return replace(content, facts={**read_config(config), **content.facts})
 
 
 def named_file(content: Content, fact: str) -> Path | None:

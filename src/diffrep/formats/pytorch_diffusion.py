@@ -20,7 +20,7 @@ from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
 from diffrep.formats.state_dicts import tensors_in
-from diffrep.formats.told import Levels, check_told, whole
+from diffrep.formats.told import Levels, check_told, truth, whole
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule
 
@@ -41,8 +41,11 @@ def load(content: Content) -> Denoiser:
     """
     family = "a pytorch_diffusion checkpoint"
     require(content, family, ["resolution", "beta_schedule", "beta_start", "beta_end", "num_diffusion_timesteps"])
-    if content.fact("beta_schedule") != "linear":
-        raise FormatError(f'beta_schedule is "{content.fact("beta_schedule")}"', 'expected "linear"')
+    if not truth(content, "resamp_with_conv", True):
+        raise FormatError(f"{content.name} resamples without convolutions (resamp_with_conv false)", "this is not read")
+    variance = content.fact("model_var_type", None)
+    if variance is not None and variance not in VARIANCES:
+        raise FormatError(f'model_var_type is "{variance}"', f"expected one of {', '.join(VARIANCES)}")
     state = with_qkv(tensors_in(content.data))
     shape = outline(state, content.path)
     told = {
@@ -51,23 +54,43 @@ def load(content: Content) -> Denoiser:
         "num_res_blocks": shape["blocks"],
         "attn_resolutions": Levels(shape["attention"], whole(content, "resolution")),
         "in_channels": shape["image_channels"],
+        "out_ch": shape["image_channels"],
     }
     check_told(content, told)
     config = shape | {"dropout": float(content.fact("dropout", 0.0))}
     network = cast(UNet, built(config, content.path))
     official_names.load_official(network, state, official_names.pytorch_diffusion(network), content.path)
-    steps, start, end = (content.fact(n) for n in ("num_diffusion_timesteps", "beta_start", "beta_end"))
     denoiser = Denoiser(
         network,
-        schedule=DiscreteSchedule.linear(int(steps), float(start), float(end)),
+        schedule=schedule_of(content),
         input=InputSpec(config["image_channels"], whole(content, "resolution")),
-        sampling=SamplingSpec(rule="guided-diffusion", variance=VARIANCES.get(content.fact("model_var_type", ""))),
+        sampling=SamplingSpec(rule="guided-diffusion", variance=VARIANCES.get(variance or "")),
         source=str(content.path),
     )
     return denoiser.eval()
 
 
 FAMILY = Family("pytorch_diffusion", recognizes, load, "MIT", compared=True)
+
+
+def schedule_of(content: Content) -> DiscreteSchedule:
+    """The program's schedules by name: "linear", "quad", "const" and "jsd".
+
+    Errors:
+        FormatError: another name.
+    """
+    steps, kind = whole(content, "num_diffusion_timesteps"), str(content.fact("beta_schedule"))
+    start, end = float(content.fact("beta_start")), float(content.fact("beta_end"))
+    if kind == "linear":
+        return DiscreteSchedule.linear(steps, start, end)
+    betas = {
+        "quad": torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2,
+        "const": torch.full((steps,), end, dtype=torch.float64),
+        "jsd": 1 / torch.linspace(steps, 1, steps, dtype=torch.float64),
+    }
+    if kind not in betas:
+        raise FormatError(f'beta_schedule is "{kind}"', f"expected linear, {', '.join(betas)}")
+    return DiscreteSchedule(torch.cumprod(1 - betas[kind], 0))
 
 
 def with_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

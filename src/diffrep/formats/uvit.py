@@ -2,7 +2,8 @@
 
 The file tells neither the number of heads nor which of the program's two kinds of time it was trained on: `continuous`
 (pixels, the variance-preserving SDE with beta from 0.1 to 20, the network sees 999 t) or `discrete` (latents, Stable
-Diffusion's betas, the network sees n = 1..1000); nor whether the last label means "no class" (DDAE 2.5, 5.8).
+Diffusion's betas, the network sees n = 1..1000); nor whether the last label means "no class" (DDAE 2.5, 5.8). Nothing
+is ever clamped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffrep.continuous import VPSchedule
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, SamplingSpec
 from diffrep.errors import FormatError, nearest
 from diffrep.formats.content import Content, require
@@ -38,6 +40,14 @@ OFFICIAL = (
     (r"\.join\.", ".skip_linear."),
 )
 """From our names of tensors to the program's, in this order; it counts the blocks in three rows besides."""
+
+
+ARGUMENTS = {
+    **{"img_size": "size", "patch_size": "patch", "in_chans": "image_channels", "embed_dim": "width"},
+    **{"depth": "depth", "mlp_ratio": "mlp_ratio", "qkv_bias": "qkv_bias", "mlp_time_embed": "time_layers"},
+    **{"skip": "skip", "conv": "conv"},
+}
+"""The official constructor's arguments, in the builder's words."""
 
 
 def official(ours: str, half: int) -> str:
@@ -79,16 +89,16 @@ def load(content: Content) -> Denoiser:
     require(content, "a U-ViT checkpoint", asked)
     recipe = {"layout": "uvit", **outline(content, tensors)}
     kind = str(fact(content, "time"))
-    if kind not in SCHEDULES:
-        raise FormatError(f'time is "{kind}"', nearest(kind, SCHEDULES))
+    if kind not in TIMES:
+        raise FormatError(f'time is "{kind}"', nearest(kind, TIMES))
     network = filled(recipe, tensors, content, lambda name: official(name, recipe["depth"] // 2))
     latent = kind == "discrete"
     made = Denoiser(
         network,
-        schedule=SCHEDULES[kind](),
+        schedule=discrete() if latent else VPSchedule(t_min=T_MIN),
         input=InputSpec(recipe["image_channels"], recipe["size"], latent=latent),
-        conditioning=Conditioning(offset=1.0),
-        sampling=SamplingSpec(clip=not latent),
+        conditioning=Conditioning(offset=1.0) if latent else Conditioning(scale=999.0),
+        sampling=SamplingSpec(clip=False, rule=None if latent else "uniform-log-snr"),
         labels=labels_of(content, recipe["classes"]),
         source=source_of(content),
     )
@@ -126,8 +136,12 @@ def outline(content: Content, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "skip": "out_blocks.0.skip_linear.weight" in tensors,
         "conv": "final_layer.weight" in tensors,
     }
-    official = {"img_size": "size", "patch_size": "patch", "in_chans": "image_channels", "embed_dim": "width"}
-    check_facts(content, {theirs: recipe[ours] for theirs, ours in official.items()} | {"depth": recipe["depth"]})
+    told = {theirs: recipe[ours] for theirs, ours in ARGUMENTS.items()}
+    told["num_classes"] = -1 if classes is None else classes
+    depth = fact(content, "depth")
+    if isinstance(depth, int) and depth // 2 == recipe["depth"] // 2:  # the program cuts an odd depth
+        told["depth"] = depth
+    check_facts(content, told)
     return recipe
 
 
@@ -135,18 +149,14 @@ def labels_of(content: Content, rows: int | None) -> LabelSpec | None:
     """The classes; `null_class` is the label that means "no class" (1000 of U-ViT's 1001), or false for none."""
     null = fact(content, "null_class", False)
     if rows is None:
+        if null is not False:
+            raise FormatError(f"null_class is {null}, but {content.path} has no table of labels", "leave it out")
         return None
     if null is False:
-        return LabelSpec(rows)
+        return LabelSpec(rows, needed=True)
     if isinstance(null, bool) or not isinstance(null, int) or null != rows - 1:
         raise FormatError(f"null_class is {null}", f"expected {rows - 1}, the last of {rows} labels, or false")
-    return LabelSpec(rows - 1, null=null)
-
-
-def continuous() -> DiscreteSchedule:
-    """The variance-preserving SDE with beta from 0.1 to 20 at 999 t = 1..999; between them it is interpolated."""
-    t = torch.arange(1, 1000, dtype=torch.float64) / 999
-    return DiscreteSchedule(torch.exp(-(0.1 * t + 19.9 * t**2 / 2)))
+    return LabelSpec(rows - 1, null=null, needed=True)
 
 
 def discrete() -> DiscreteSchedule:
@@ -155,6 +165,8 @@ def discrete() -> DiscreteSchedule:
     return DiscreteSchedule(torch.cumprod(1 - betas, 0))
 
 
-SCHEDULES = {"continuous": continuous, "discrete": discrete}
+TIMES = ("continuous", "discrete")
+T_MIN = 1e-4
+"""Where the program's samplers end, of t from 0 to 1."""
 
 FAMILY = Family("U-ViT", recognizes, load, license="MIT", compared=False)

@@ -87,7 +87,7 @@ def adm(
         down=down,
         up=up,
     )
-    widths = [int(channels * m) for m in multipliers]
+    widths = [int(channels * m + 1e-6) for m in multipliers]  # a ratio of widths can fall short of one
     inside = body(Shape(image_channels, widths[0], widths, attention, blocks), parts)
     return (UNet if code_width is None else CodedUNet)(
         time=TimeEmbedding(channels, width, classes=classes),

@@ -45,6 +45,7 @@ class DiT(Network):
     """
 
     positions: Tensor
+    fixed_size = True
 
     def __init__(
         self,

@@ -46,11 +46,13 @@ class Network(nn.Module):
         config: JSON-able; `networks.build(config)` gives the same network.
         time_width: width of the tap `time`.
         learns_variance: whether the second half of the output channels is a variance.
+        fixed_size: whether it takes images of the size that it was built for only, as transformers do.
     """
 
     config: dict[str, Any]
     time_width: int
     learns_variance: bool = False
+    fixed_size: bool = False
 
     def places(self, size: Size) -> tuple[Place, ...]:
         """The taps for images of `size` (height, width), in the order in which they are computed."""

@@ -67,6 +67,8 @@ class UViT(Network):
         conv: whether a 3x3 convolution comes last.
     """
 
+    fixed_size = True
+
     def __init__(
         self,
         *,
