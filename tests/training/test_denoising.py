@@ -143,7 +143,7 @@ def test_wrong_settings_are_named(image):
     with pytest.raises(UsageError, match="label_dropout"):
         objective_for("eps", "vp", image, label_dropout=0.1)
     with pytest.raises(UsageError, match="unknown parameterization"):
-        x0_factor("score", NoiseLevel(0.6, 0.8))
+        x0_factor("velocity", NoiseLevel(0.6, 0.8))
 
 
 def test_weights_that_do_not_fit_change_nothing():

@@ -64,7 +64,7 @@ def load_foreign(
         architecture = {**card.architecture, **(architecture or {})}
     content = read(find(path), architecture, name)
     family = recognized(content)
-    with at_most(entries(content), content.name):
+    with at_most(entries(content), content.name, count(content)):
         model = converted(family, content)
     check_finite(model, content)
     if schedule is not None:
@@ -143,6 +143,12 @@ def entries(content: Content) -> int:
     for _, tensor in tensors_below(content.data):
         held += tensor.numel() if 0 not in tensor.stride() else 1
     return MODULES_PER_TENSOR * held
+
+
+def count(content: Content) -> int:
+    """How many tensors a checkpoint holds."""
+    data = content.data
+    return len(data.weights) if isinstance(data, Component) else sum(1 for _ in tensors_below(data))
 
 
 def check_finite(model: nn.Module, content: Content) -> None:

@@ -16,27 +16,31 @@ from torch.nn.modules import module as hooks
 from diffrep.errors import FormatError
 
 SLACK, MAX_MODULES = 1_000_000, 30_000
+MODULES, MODULES_PER_TENSOR = 2_000, 20
+"""A network has a tensor or two per module; some parts have none, and some programs build a part again."""
 
 
 @contextmanager
-def at_most(entries: int, name: str) -> Iterator[None]:
+def at_most(entries: int, name: str, tensors: int | None = None) -> Iterator[None]:
     """Refuse networks built inside the block that have more parameters than `entries` and some slack.
 
     Args:
         entries: numbers that the file holds.
         name: the file, for the message.
+        tensors: in how many tensors, where that is known; limits the number of modules.
 
     Errors:
         FormatError: inside the block.
     """
     thread, allowed = threading.get_ident(), entries + SLACK
+    modules = MAX_MODULES if tensors is None else min(MAX_MODULES, MODULES + MODULES_PER_TENSOR * tensors)
     counted = {"parameters": 0, "modules": 0}
 
     def count(what: str, more: int) -> None:
         if threading.get_ident() != thread:
             return
         counted[what] += more
-        if counted["parameters"] > allowed or counted["modules"] > MAX_MODULES:
+        if counted["parameters"] > allowed or counted["modules"] > modules:
             raise FormatError(
                 f"the settings describe a larger network than {name} holds ({entries} numbers)",
                 "is the config another model's?",

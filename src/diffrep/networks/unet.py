@@ -27,8 +27,7 @@ class Place(NamedTuple):
     """A place in a network that can be read: the output of submodule `module`.
 
     `resolution` is (height, width), None for what can be read but is no tap: the vector `time`, parts of blocks under
-    their official names. `attention` says whether it has attention. `aliases` are the official program's names for the
-    same value.
+    their official names. `attention`: it has some. `aliases` are the official program's names for the same value.
     """
 
     name: str
