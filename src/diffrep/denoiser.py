@@ -79,13 +79,11 @@ class LabelSpec:
         num_classes: labels are 0..num_classes-1.
         null: the label that means "no class" (DiT's last row), or None.
         optional: the network itself takes y=None to mean a zero label (EDM).
-        needed: the network cannot leave the class embedding out (U-ViT).
     """
 
     num_classes: int
     null: int | None = None
     optional: bool = False
-    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,12 +192,16 @@ class Denoiser(nn.Module):
         channels = self.input.channels
         return (out, None) if out.shape[1] == channels else (out[:, :channels], out[:, channels:])
 
+    @property
+    def _needs_label(self) -> bool:
+        return bool(getattr(self.network, "needs_label", False))
+
     def _label(self, y: Tensor | int | str | None, x: Tensor) -> Tensor | None:
         spec = self.labels
         if isinstance(y, str):
             if y != "none":
                 raise UsageError(f'y = "{y}"', 'expected labels, or "none" to leave the class embedding out')
-            if spec is not None and spec.needed:
+            if self._needs_label:
                 raise UsageError("this network has a place for the class and cannot leave it out", "pass y=labels")
             return None
         if spec is None:
@@ -208,7 +210,7 @@ class Denoiser(nn.Module):
             return None
         if y is None:
             if spec.null is None and not spec.optional:
-                hint = "pass y=labels" if spec.needed else 'pass y=labels, or y="none"'
+                hint = "pass y=labels" if self._needs_label else 'pass y=labels, or y="none"'
                 raise UsageError(f"this model has {spec.num_classes} classes and no null class", hint)
             if spec.null is None:
                 return None

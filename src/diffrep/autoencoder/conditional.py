@@ -18,7 +18,7 @@ from diffrep.autoencoder.walks import SampledAutoencoder
 from diffrep.denoiser import Conditioning, Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import UsageError
 from diffrep.networks.blocks import Size
-from diffrep.networks.unet import Network, Place
+from diffrep.networks.network import Network, Place
 from diffrep.schedules import Schedule, schedule_from_config
 
 

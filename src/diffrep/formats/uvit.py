@@ -153,10 +153,10 @@ def labels_of(content: Content, rows: int | None) -> LabelSpec | None:
             raise FormatError(f"null_class is {null}, but {content.path} has no table of labels", "leave it out")
         return None
     if null is False:
-        return LabelSpec(rows, needed=True)
+        return LabelSpec(rows)
     if isinstance(null, bool) or not isinstance(null, int) or null != rows - 1:
         raise FormatError(f"null_class is {null}", f"expected {rows - 1}, the last of {rows} labels, or false")
-    return LabelSpec(rows - 1, null=null, needed=True)
+    return LabelSpec(rows - 1, null=null)
 
 
 def discrete() -> DiscreteSchedule:

@@ -24,8 +24,9 @@ from diffrep.networks.edm_song import edm_song
 from diffrep.networks.hosted import Hosted
 from diffrep.networks.latent_mlp import latent_mlp
 from diffrep.networks.lightningdit import lightningdit
+from diffrep.networks.network import Network, Place
 from diffrep.networks.tiny import multipliers_for, tiny
-from diffrep.networks.unet import Network, Place, UNet
+from diffrep.networks.unet import UNet
 from diffrep.networks.uvit import uvit
 
 __all__ = [

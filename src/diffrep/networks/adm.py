@@ -26,7 +26,8 @@ from diffrep.networks.blocks import (
     known,
     norm,
 )
-from diffrep.networks.unet import Body, CodedUNet, Head, Parts, Shape, UNet, body, layout, parts_of
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Body, CodedUNet, Head, Parts, Shape, UNet, body, parts_of
 
 Resampling = Literal["residual", "conv"]
 

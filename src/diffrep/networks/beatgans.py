@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffrep.networks.blocks import Attention, Downsample, Norm, QKVOrder, Size, halve, heads_of, known, norm
-from diffrep.networks.unet import Network, Place, layout
+from diffrep.networks.network import Network, Place, layout
 
 
 class TimelessBlock(nn.Module):

@@ -23,7 +23,8 @@ from diffrep.networks.blocks import (
     known,
     norm,
 )
-from diffrep.networks.unet import Body, Entry, Head, Parts, Shape, UNet, body, layout
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Body, Entry, Head, Parts, Shape, UNet, body
 
 Names = Literal["ddae", "pytorch-diffusion"]
 

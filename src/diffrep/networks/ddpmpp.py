@@ -20,7 +20,8 @@ from diffrep.networks.blocks import (
     norm,
 )
 from diffrep.networks.ddpm import out_names
-from diffrep.networks.unet import Head, Parts, Shape, UNet, body, layout
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Head, Parts, Shape, UNet, body
 
 
 @layout

@@ -22,7 +22,7 @@ from diffrep.networks.dit_blocks import (
     position_table,
     unpatchify,
 )
-from diffrep.networks.unet import layout
+from diffrep.networks.network import layout
 
 
 class BlockwiseDiT(DiT):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffrep.networks.blocks import Size, known
 from diffrep.networks.hosted import Hosted, place
-from diffrep.networks.unet import Place
+from diffrep.networks.network import Place
 
 NEEDS = 'this needs the diffusers extra: pip install "diffrep[diffusers]"'
 GUIDANCE = 3.5

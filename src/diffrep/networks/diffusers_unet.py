@@ -31,7 +31,8 @@ from diffrep.networks.blocks import (
     known,
     norm,
 )
-from diffrep.networks.unet import Block, Body, Entry, Head, Middle, UNet, layout
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Block, Body, Entry, Head, Middle, UNet
 
 Resampler = Literal["conv", "resnet"]
 Names = dict[str, tuple[str, ...]]

@@ -23,7 +23,7 @@ from diffrep.networks.dit_blocks import (
     position_table,
     unpatchify,
 )
-from diffrep.networks.unet import Network, Place, layout
+from diffrep.networks.network import Network, Place, layout
 
 WAVES = 256
 """Width of the sinusoid of time, in every program of this family."""

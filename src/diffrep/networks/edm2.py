@@ -17,7 +17,8 @@ from diffrep.networks.blocks import Size, double, halve
 from diffrep.networks.edm2_blocks import BlockSettings, MPBlock, MPConv, MPEmbedding, mp_cat, mp_silu
 from diffrep.networks.edm_blocks import PlainMiddle
 from diffrep.networks.edm_unet import places_of, rows_of
-from diffrep.networks.unet import Body, Entry, Network, Place, Shape, layout
+from diffrep.networks.network import Network, Place, layout
+from diffrep.networks.unet import Body, Entry, Shape
 
 
 class EDM2(Network):

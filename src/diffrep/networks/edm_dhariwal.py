@@ -13,7 +13,8 @@ from typing import Any
 from diffrep.networks.blocks import double, halve, norm
 from diffrep.networks.edm_blocks import NoiseEmbedding, ScaledAttention, ScaledBlock
 from diffrep.networks.edm_unet import EDMUNet, edm_body
-from diffrep.networks.unet import Head, Parts, Shape, layout
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Head, Parts, Shape
 
 
 @layout

@@ -24,7 +24,8 @@ from diffrep.networks.edm_blocks import (
     resamplers,
 )
 from diffrep.networks.edm_unet import EDMUNet, edm_body
-from diffrep.networks.unet import Body, Entry, Head, Parts, Shape, layout
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Body, Entry, Head, Parts, Shape
 
 GAIN = math.sqrt(0.5)
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from diffrep.networks.blocks import Size, TimeEmbedding
 from diffrep.networks.edm_blocks import PlainMiddle, PyramidDown
-from diffrep.networks.unet import Block, Body, Entry, Parts, Place, Shape, UNet, body
+from diffrep.networks.network import Place
+from diffrep.networks.unet import Block, Body, Entry, Parts, Shape, UNet, body
 
 __all__ = ["EDMUNet", "Row", "edm_body", "places_of", "rows_of"]
 

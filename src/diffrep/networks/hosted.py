@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffrep.networks.blocks import Size
-from diffrep.networks.unet import Network, Place
+from diffrep.networks.network import Network, Place
 
 Call = Callable[..., Any]
 """(module, x (B, C, H, W), time (B,), y (B,) or None) -> what the module returns; the first tensor in it is taken."""

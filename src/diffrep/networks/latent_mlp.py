@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffrep.networks.blocks import known, sinusoid
-from diffrep.networks.unet import Network, Place, layout
+from diffrep.networks.network import Network, Place, layout
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {

@@ -19,7 +19,7 @@ from diffrep.networks.dit_blocks import (
     TokenNorm,
     position_table,
 )
-from diffrep.networks.unet import layout
+from diffrep.networks.network import layout
 
 
 @layout

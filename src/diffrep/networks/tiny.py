@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from diffrep.networks.blocks import Attention, Downsample, ResBlock, TimeEmbedding, Upsample, heads_of, norm
-from diffrep.networks.unet import Head, Parts, Shape, UNet, body, layout
+from diffrep.networks.network import layout
+from diffrep.networks.unet import Head, Parts, Shape, UNet, body
 
 
 def multipliers_for(size: int) -> tuple[int, ...]:

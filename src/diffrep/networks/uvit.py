@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from diffrep.networks.blocks import Size, sinusoid
 from diffrep.networks.dit_blocks import Gelu, PatchEmbed, TokenAttention, TokensToMap, unpatchify
-from diffrep.networks.unet import Network, Place, layout
+from diffrep.networks.network import Network, Place, layout
 
 
 class UViTBlock(nn.Module):
@@ -84,7 +84,7 @@ class UViT(Network):
         width = self.time_width = time.width
         self.patch, self.time, self.classes = patch, time, classes
         self.positions = nn.Parameter(torch.zeros(1, positions, width))
-        self.extras = 1 if classes is None else 2
+        self.extras, self.needs_label = (1, False) if classes is None else (2, True)
         self.blocks = nn.ModuleList(blocks)
         self.maps = nn.ModuleDict({str(k): TokensToMap(self.extras) for k in range(1, len(blocks) + 1)})
         self.norm = nn.LayerNorm(width)
