@@ -21,7 +21,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network
-from diffrep.formats.state_dicts import tensors_in
+from diffrep.formats.state_dicts import state_dict
 from diffrep.formats.told import Levels, Multipliers, check_told, truth, whole
 from diffrep.networks import Network, UNet
 from diffrep.schedules import DiscreteSchedule
@@ -30,8 +30,8 @@ State = Mapping[str, Tensor]
 
 
 def recognizes(content: Content) -> bool:
-    """Whether the file is a flat state dict of input, middle and output blocks."""
-    return {"input_blocks", "output_blocks"} <= {name.split(".")[0] for name in tensors_in(content.data)}
+    """Whether the file is a state dict of input, middle and output blocks, bare or in a wrapper."""
+    return {"input_blocks", "output_blocks"} <= {name.split(".")[0] for name in state_dict(content.data)}
 
 
 def load(content: Content) -> Denoiser:
@@ -40,7 +40,7 @@ def load(content: Content) -> Denoiser:
     Errors:
         FormatError: facts are missing or contradict the file, or tensors are missing or left over.
     """
-    state = tensors_in(content.data)
+    state = state_dict(content.data)
     check_kind(content)
     shape = outline(state, content.path)
     family = "a guided-diffusion checkpoint"

@@ -19,7 +19,7 @@ from diffrep.formats import official_names
 from diffrep.formats.content import Content, require
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import built, tensor
-from diffrep.formats.state_dicts import tensors_in
+from diffrep.formats.state_dicts import state_dict
 from diffrep.formats.told import Levels, check_told, truth, whole
 from diffrep.networks import UNet
 from diffrep.schedules import DiscreteSchedule
@@ -29,7 +29,7 @@ VARIANCES = {"fixedlarge": "upper", "fixedsmall": "posterior"}
 
 def recognizes(content: Content) -> bool:
     """Whether the file is a flat state dict with the port's names."""
-    names = tensors_in(content.data).keys()
+    names = state_dict(content.data).keys()
     return any(n.startswith("temb.dense.") for n in names) and any(n.startswith("mid.block_") for n in names)
 
 
@@ -46,7 +46,7 @@ def load(content: Content) -> Denoiser:
     variance = content.fact("model_var_type", None)
     if variance is not None and variance not in VARIANCES:
         raise FormatError(f'model_var_type is "{variance}"', f"expected one of {', '.join(VARIANCES)}")
-    state = with_qkv(tensors_in(content.data))
+    state = with_qkv(state_dict(content.data))
     shape = outline(state, content.path)
     told = {
         "ch": shape["channels"],
