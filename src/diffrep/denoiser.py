@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class SamplingSpec:
         ancestral_clip: whether these clamp x0, where that is not `clip` (PDAE).
         churn_range: where `heun` adds noise, by sigma / alpha, if it is asked to (DDAE; EDM's S_min and S_max).
         churn_noise: scale of that noise (EDM's S_noise).
+        slope: what `heun` corrects: "eps" (EDM) or "flow", the velocity (SiT, REPA); None: the velocity of a denoiser
+            that predicts it.
         table: config of the schedule that its deterministic sampler walks, where that is not the one it was trained
             on (DDAE); see `Denoiser.for_sampling`.
     """
@@ -57,6 +59,7 @@ class SamplingSpec:
     ancestral_clip: bool | None = None
     churn_range: tuple[float, float] = (0.01, 1.0)
     churn_noise: float = 1.007
+    slope: str | None = None
 
     def path_rule(self, sampler: str) -> str | None:
         """The rule of a sampler's paths, by its name in `diffrep.sampling.SAMPLERS`."""
@@ -143,7 +146,9 @@ class Denoiser(nn.Module):
         self.input = input
         self.parameterization = parameterization
         self.conditioning = conditioning or Conditioning()
-        self.sampling = sampling or SamplingSpec(clip=not input.latent)
+        habits = sampling or SamplingSpec(clip=not input.latent)
+        slope = habits.slope or ("flow" if parameterization == "flow" else "eps")
+        self.sampling = replace(habits, slope=slope)
         self.labels = labels
         self.sigma_data = sigma_data
         self.source = source

@@ -229,6 +229,10 @@ def times_in(t: Time, low: float, high: float, name: str) -> Tensor:
         UsageError: a time further outside than rounding.
     """
     time = torch.as_tensor(t, dtype=torch.float64).cpu()
-    if time.ndim > 1 or not bool(((time >= low - SNAP) & (time <= high + SNAP)).all()):
-        raise UsageError(f"{name} = {time.tolist()} is outside the schedule", f"expected {low} <= {name} <= {high}")
+    if time.ndim > 1:
+        raise UsageError(f"{name} of shape {tuple(time.shape)}", "expected one time, or a list of them")
+    inside = (time >= low - SNAP) & (time <= high + SNAP)
+    if not bool(inside.all()):
+        wrong = ", ".join(map(str, time[~inside][:5].tolist()))
+        raise UsageError(f"{name} = {wrong} is outside the schedule", f"expected {low} <= {name} <= {high}")
     return time.clamp(low, high)

@@ -2,15 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffrep.continuous import FlowSchedule
-from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
 from diffrep.formats import load, save
 from diffrep.noise import NoiseLevel
@@ -18,6 +16,7 @@ from diffrep.sampling import ddim, invert
 from diffrep.schedules import DiscreteSchedule
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import read
+from tests.formats.oracles import check_known_image
 from tests.formats.transformer_files import adaptive_shapes, batch, linear, open_file, random_state
 from tests.formats.transformer_formulas import adaptive
 
@@ -35,27 +34,6 @@ def write(path: Path, data: object) -> Path:
 
 def close(ours: Tensor, theirs: Tensor) -> None:
     assert float((ours.double() - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
-
-
-class Oracle(nn.Module):
-    """A network that knows the image: gets what a program's network gets, and answers by its convention."""
-
-    def __init__(self, answer: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.answer(x, time.double().reshape(-1, 1, 1, 1))
-
-
-def check_direction(denoiser: Denoiser, answer: Callable[[Tensor, Tensor], Tensor], x0: Tensor, times: Tensor) -> None:
-    """The x0-prediction of a known x0 at each time, per sample."""
-    denoiser.network = Oracle(answer)
-    denoiser.labels = None
-    level = denoiser.schedule.at(times)
-    alpha, sigma = level.like(x0)
-    found = denoiser(alpha * x0 + sigma * x0.flip(0), level).x0
-    torch.testing.assert_close(found, x0, atol=2e-3, rtol=0)
 
 
 def test_dit_without_a_variance(tmp_path: Path) -> None:
@@ -129,11 +107,11 @@ def test_directions_of_time(tmp_path: Path) -> None:
         abar = DiscreteSchedule.linear().alphas_cumprod[t.long()]
         return (x - abar.sqrt() * x0) / (1 - abar).sqrt()
 
-    check_direction(open_file(path, FACTS), dit, x0, torch.arange(0, 1000, 10))
+    check_known_image(open_file(path, FACTS), dit, x0, torch.arange(0, 1000, 10))
     grid = torch.arange(0.005, 1, 0.01, dtype=torch.float64)
     # The program's velocity is x0 - noise; conversion has turned the sign of the last layer.
-    check_direction(open_file(path, SIT), lambda x, t: -(x0 - (x - t * x0) / (1 - t)), x0, grid)
-    check_direction(open_file(path, REPA), lambda x, t: (x - (1 - t) * x0) / t - x0, x0, grid)
+    check_known_image(open_file(path, SIT), lambda x, t: -(x0 - (x - t * x0) / (1 - t)), x0, grid)
+    check_known_image(open_file(path, REPA), lambda x, t: (x - (1 - t) * x0) / t - x0, x0, grid)
 
 
 def test_training_checkpoints_bring_their_arguments(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from diffrep.formats import load, save
 from diffrep.networks.dit_blocks import Rotary
 from diffrep.noise import NoiseLevel
 from diffrep.taps import read
-from tests.formats.test_dit_files import check_direction, close
+from tests.formats.oracles import check_known_image
+from tests.formats.test_dit_files import close
 from tests.formats.transformer_files import adaptive_shapes, batch, open_file, random_state
 from tests.formats.transformer_formulas import adaptive
 
@@ -74,7 +75,7 @@ def test_time_runs_towards_the_image(tmp_path: Path) -> None:
     denoiser = open_file(write(tmp_path / "weights.pt", state_of(**XL)), FACTS)
     x0 = batch(count=100).double()
     grid = torch.arange(0.005, 1, 0.01, dtype=torch.float64)
-    check_direction(denoiser, lambda x, t: -(x0 - (x - t * x0) / (1 - t)), x0, grid)
+    check_known_image(denoiser, lambda x, t: -(x0 - (x - t * x0) / (1 - t)), x0, grid)
 
 
 def test_statistics_lie_beside_the_checkpoint(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from diffrep.errors import FormatError, InputError, UsageError
 from diffrep.formats import load, save
 from diffrep.tap_features import TapFeatures
 from diffrep.taps import read
-from tests.formats.test_dit_files import check_direction, close
+from tests.formats.oracles import check_known_image
+from tests.formats.test_dit_files import close
 from tests.formats.transformer_files import batch, open_file, random_state, uvit_shapes
 from tests.formats.transformer_formulas import uvit
 
@@ -94,7 +95,7 @@ def test_time_counts_from_one(tmp_path: Path) -> None:
         abar = denoiser.schedule.at((n / 999).reshape(-1)).alpha.reshape(n.shape) ** 2
         return (x - abar.sqrt() * x0) / (1 - abar).sqrt()
 
-    check_direction(denoiser, answer, x0, (times + 1) / 999)
+    check_known_image(denoiser, answer, x0, (times + 1) / 999)
     state = random_state(uvit_shapes(channels=4, rows=11))
     latent = open_file(write(tmp_path / "nnet_ema.pth", state), LATENT)
     x0, table = batch(channels=4, count=100).double(), latent.schedule.alphas_cumprod
@@ -103,7 +104,7 @@ def test_time_counts_from_one(tmp_path: Path) -> None:
         abar = table[n.long() - 1]
         return (x - abar.sqrt() * x0) / (1 - abar).sqrt()
 
-    check_direction(latent, discrete, x0, times)
+    check_known_image(latent, discrete, x0, times)
 
 
 def test_a_class_cannot_be_left_out_and_sizes_are_fixed(tmp_path: Path) -> None:

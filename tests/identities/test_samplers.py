@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from diffrep.continuous import FlowSchedule
-from diffrep.denoiser import Denoise, Denoiser, InputSpec
+from diffrep.denoiser import Denoise, Denoiser, InputSpec, SamplingSpec
+from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel, stack
 from diffrep.prediction import Prediction
 from diffrep.randomness import noise_for
@@ -189,6 +190,37 @@ def test_heun_is_algorithm_2_of_edm(churn: float) -> None:
     wanted = edm_sampler(oracle, 80 * eps, path.sigma.tolist(), churn, lambda step: noise(step, eps.shape).double())
     made = heun(oracle, 80 * eps, path, churn=churn, noise=noise)
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-10)
+
+
+def flow_of(x0: Tensor, sampling: SamplingSpec) -> Denoiser:
+    """A flow whose network knows where the straight line ends."""
+
+    class Straight(StubNetwork):
+        def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
+            s = time.double().reshape(-1, 1, 1, 1)
+            return (x - x0.tanh() * (1 - s)).sin() + x0 * s
+
+    return Denoiser(
+        Straight().double(), schedule=FlowSchedule(), input=InputSpec(1, 8), parameterization="flow", sampling=sampling
+    )
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_heun_corrects_the_velocity_of_a_flow(convention: str) -> None:
+    """From pure noise, dx = u ds in the levels' own time, as SiT and REPA write it."""
+    x0, eps = (noise_for(seed, ["a", "b"])(0, (2, 1, 8, 8)).double() for seed in (0, 1))
+    denoiser = flow_of(x0, SamplingSpec(clip=False))
+    times = torch.tensor([1.0, 0.7, 0.45, 0.2, 0.1], dtype=torch.float64)
+    x = eps
+    for s, after in pairwise(times):
+        first = denoiser.network(x, s.repeat(2))
+        ahead = x + (after - s) * first
+        x = x + (after - s) * (first + denoiser.network(ahead, after.repeat(2))) / 2
+    path = stack([NoiseLevel(0.0, 1.0), NoiseLevel.of(NoiseLevel(1 - times, times)[1:].log_snr, convention)])
+    made = heun(denoiser, eps, path)
+    torch.testing.assert_close(made * 0.9 / path.alpha[-1], x, rtol=0, atol=1e-6)  # the network's time is float32
+    with pytest.raises(UsageError, match="alpha = 0"):
+        heun(flow_of(x0, SamplingSpec(clip=False, slope="eps")), eps, path)
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))

@@ -2,6 +2,9 @@
 
 With y = x / alpha and s = sigma / alpha the ODE reads dy/ds = eps, in every convention. A step is Euler's, which is
 DDIM's, and then a correction by the slope at its end. With churn a step first goes back up by fresh noise.
+
+Of flows the velocity is the slope that is corrected: with y = x / (alpha + sigma) and s = sigma / (alpha + sigma) it is
+dy/ds = eps - x_0, also in pure noise (SiT, REPA). A model's habit, `sampling.slope`, says which one it has.
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ def heun(
         Images at path[-1], (B, C, H, W).
 
     Errors:
-        UsageError: churn outside [0, 1], a path that goes up, or churn > 0 without noise.
+        UsageError: churn outside [0, 1], a path that goes up, churn > 0 without noise, or pure noise at its start
+            for a model that is no flow.
     """
     if not 0 <= churn <= 1:
         raise UsageError(f"churn = {churn}", "expected 0 (deterministic) to 1 (as much as is useful)")
@@ -60,14 +64,17 @@ def heun(
     predict, habits = predictor(denoise, clip), habits_of(denoise)
     low, high = churn_range or habits.churn_range
     scale = habits.churn_noise if churn_noise is None else churn_noise
-    for step in walk(x, path, progress):
+    velocity = habits.slope == "flow"
+    for step in walk(x, path, progress, ends=velocity):
         if draw is not None and low <= float(step.now.sigma / step.now.alpha) <= high:
             step, added = _go_back(step, 1 + churn * (math.sqrt(2) - 1))
             x = x + scale * added * draw(step.number, x)
         first = predict(x, step.now)
         x = step.mix(first)
         if step.sigma > 0:
-            x = x + _half_length(step) * (first.eps - predict(x, step.then).eps)
+            second = predict(x, step.then)
+            change = second.flow - first.flow if velocity else second.eps - first.eps
+            x = x + _half_length(step, velocity) * change
     return x
 
 
@@ -78,7 +85,9 @@ def _go_back(step: Step, factor: float) -> tuple[Step, float]:
     return Step(step.number, now, step.then), sigma * math.sqrt(factor**2 - 1)
 
 
-def _half_length(step: Step) -> float:
-    """Half of s_now - s_then, in the next level's units."""
-    s_now, s_then = float(step.now.sigma / step.now.alpha), step.sigma / step.alpha
-    return step.alpha * (s_now - s_then) / 2
+def _half_length(step: Step, velocity: bool) -> float:
+    """Half of s_then - s_now, in the next level's units of x."""
+    now, unit = step.now.alpha, step.alpha
+    if velocity:
+        now, unit = now + step.now.sigma, unit + step.sigma
+    return unit * (step.sigma / unit - float(step.now.sigma / now)) / 2
