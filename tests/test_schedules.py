@@ -124,7 +124,9 @@ def test_general_rules_stay_in_range_and_run_one_way(schedule, rule, steps):
     [
         (lambda s: s.at(1000), "1000"),
         (lambda s: s.at(-1), "-1"),
-        (lambda s: s.at([0, 1200]), "1200"),
+        (lambda s: s.at([0, 1200]), "t = 1200.0 is outside"),
+        (lambda s: s.at("x"), "t = 'x'"),
+        (lambda s: s.at([[1], [2]]), "shape"),
         (lambda s: s.path(10, "pdea"), "pdae"),
         (lambda s: s.path(0), "at least 1"),
         (lambda s: s.path(10, direction="sideways"), "up"),

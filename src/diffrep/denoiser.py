@@ -43,6 +43,7 @@ class SamplingSpec:
         ancestral_clip: whether these clamp x0, where that is not `clip` (PDAE).
         churn_range: where `heun` adds noise, by sigma / alpha, if it is asked to (DDAE; EDM's S_min and S_max).
         churn_noise: scale of that noise (EDM's S_noise).
+        quiet_end: DDIM adds no noise in a path's last step, also where that ends above the image (DDAE).
         slope: what `heun` corrects: "eps" (EDM) or "flow", the velocity (SiT, REPA); None: the velocity of a denoiser
             that predicts it.
         table: config of the schedule that its deterministic sampler walks, where that is not the one it was trained
@@ -59,6 +60,7 @@ class SamplingSpec:
     ancestral_clip: bool | None = None
     churn_range: tuple[float, float] = (0.01, 1.0)
     churn_noise: float = 1.007
+    quiet_end: bool = False
     slope: str | None = None
 
     def path_rule(self, sampler: str) -> str | None:

@@ -228,7 +228,10 @@ def times_in(t: Time, low: float, high: float, name: str) -> Tensor:
     Errors:
         UsageError: a time further outside than rounding.
     """
-    time = torch.as_tensor(t, dtype=torch.float64).cpu()
+    try:
+        time = torch.as_tensor(t, dtype=torch.float64).cpu()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} = {t!r:.80}", "expected a time, or a list of them") from error
     if time.ndim > 1:
         raise UsageError(f"{name} of shape {tuple(time.shape)}", "expected one time, or a list of them")
     inside = (time >= low - SNAP) & (time <= high + SNAP)

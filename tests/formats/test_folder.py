@@ -48,7 +48,7 @@ def test_every_setting_comes_back(tmp_path):
         "input": InputSpec(1, 16, (0.0, 1.0), latent=True),
         "parameterization": "edm",
         "conditioning": Conditioning("log-sigma", scale=0.25),
-        "sampling": SamplingSpec(clip=False, rule="karras"),
+        "sampling": SamplingSpec(clip=False, rule="karras", slope="flow"),
         "labels": LabelSpec(3, optional=True),
         "sigma_data": 0.6,
     }
@@ -151,6 +151,8 @@ def test_what_is_wrong_is_named(denoiser, tmp_path):
         formats.load(formats.save(denoiser, tmp_path / "m"), device="cuda:7")
     with pytest.raises(UsageError, match="unknown device"):
         formats.load(tmp_path / "m", device="gpu")
+    with pytest.raises(UsageError, match="dtype = 'float16'"):
+        formats.load("ddpm-digits", dtype="float16")
     with pytest.raises(UsageError, match="cannot be saved"):
         formats.save(torch.nn.Linear(1, 1), tmp_path / "n")
     (tmp_path / "other").mkdir()

@@ -159,7 +159,7 @@ def _ddpm(content: Content) -> dict[str, Any]:
     return {
         "schedule": DiscreteSchedule(training[1:], clean=float(training[0])),
         "conditioning": Conditioning(scale=1 / steps, offset=1),
-        "sampling": SamplingSpec(clip=True, rule="ddae", variance="upper", table=walked.config()),
+        "sampling": SamplingSpec(clip=True, rule="ddae", variance="upper", table=walked.config(), quiet_end=True),
     }
 
 

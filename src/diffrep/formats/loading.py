@@ -44,13 +44,16 @@ def load(
 
     Errors:
         InputError: no such file, or several that could be meant. FormatError: broken, hostile, or not a format that
-            diffrep reads; facts are missing; or the wrong base. UsageError: a device that is not there.
+            diffrep reads; facts are missing; or the wrong base. UsageError: a device that is not there, or no
+            floating-point type.
 
     Example:
         >>> load("ddpm-digits").input.size
         8
     """
     check_device(device)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UsageError(f"dtype = {dtype!r}", "expected a floating-point type, such as torch.float16")
     path, own_folder = locate(source)
     if own_folder:
         if architecture:

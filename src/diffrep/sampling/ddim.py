@@ -15,7 +15,7 @@ from diffrep.denoiser import Denoise
 from diffrep.errors import UsageError
 from diffrep.noise import NoiseLevel
 from diffrep.randomness import Noise
-from diffrep.sampling.steps import Progress, noise_source, predictor, walk
+from diffrep.sampling.steps import Progress, habits_of, noise_source, predictor, walk
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def ddim(
         denoise: (x_t, level) -> Prediction; a denoiser, a wrapper or a bare callable.
         x: noisy images at path[0], (B, C, H, W); their dtype is kept.
         path: levels in walking order, (N+1,); a last level of sigma 0 returns the last predicted x_0.
-        eta: share of fresh noise, 0 (none) to 1 (as much as `ddpm`).
+        eta: share of fresh noise, 0 (none) to 1 (as much as `ddpm`); DDAE's models get none in the last step.
         clip: clamp predicted x_0 to [-1, 1]; None: the denoiser's own habit, never for a bare callable.
         noise: where fresh noise comes from, (step, shape) -> Tensor or a generator; needed for eta > 0.
         generator: the same as `noise`, for a torch.Generator.
@@ -58,10 +58,11 @@ def ddim(
     if not 0 <= eta <= 1:
         raise UsageError(f"eta = {eta}", "expected 0 (deterministic) to 1 (ancestral)")
     draw = noise_source(noise, generator) if eta > 0 else None
-    predict = predictor(denoise, clip, eps_habit=True)
+    predict, habits = predictor(denoise, clip, eps_habit=True), habits_of(denoise)
     for step in walk(x, path, progress, ends=True):
         kept = math.sqrt(1 + eta**2 * math.expm1(-step.gain))  # share of eps; 1 for eta = 0
         x = step.mix(predict(x, step.now), kept)
-        if draw is not None and step.sigma > 0:
+        quiet = step.sigma == 0 or (habits.quiet_end and step.number == len(path) - 1)
+        if draw is not None and not quiet:
             x = x + eta * step.posterior_std * draw(step.number, x)
     return x
