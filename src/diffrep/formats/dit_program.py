@@ -84,7 +84,6 @@ def is_spelled(content: Content) -> bool:
 
 
 def _in_settings(layer: Mapping[str, Any]) -> str:
-
     def known(name: str) -> Any:  # noqa: ANN401 (whatever the config says)
         with suppress(KeyError):
             return lookup(layer, name)

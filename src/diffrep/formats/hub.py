@@ -162,9 +162,7 @@ def wanted_files(names: Iterable[str]) -> list[str]:
             if p.parent == folder:
                 variant = re.search(r"\.([a-z]\w*)(?:-\d+-of-\d+)?\.\w+$|-(non_ema)\.", p.name)
                 forms.setdefault((p.suffix, (variant[1] or variant[2]) if variant else ""), []).append(p)
-        chosen += forms[
-            min(forms, key=lambda form: (VARIANTS.index(form[1]) if form[1] in VARIANTS else 9, form[0] != WEIGHTS[0]))
-        ]
+        chosen += forms[min(forms, key=_rank)]
     return sorted(map(str, chosen))
 
 
