@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import diffrep as dr
-from diffrep.errors import FormatError, InputError
+from diffrep.errors import FormatError, InputError, UsageError
 from diffrep.formats.content import Content, read, require
+from diffrep.formats.facts import read_config
 from diffrep.formats.finding import find
 from tests.formats.parity import PARITY
 
@@ -143,6 +144,19 @@ def test_facts_in_sections(tmp_path: Path) -> None:
     assert content.fact("nothing", 3) == 3
     assert content.has("x")
     assert not content.has("network.nothing")
+
+
+def test_a_config_nested_without_end_is_refused(tmp_path: Path) -> None:
+    for suffix in ("yaml", "json"):
+        config = tmp_path / f"config.{suffix}"
+        config.write_text("[" * 100_000)
+        with pytest.raises(FormatError, match="broken"):
+            read_config(config)
+
+
+def test_facts_are_a_mapping(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a mapping"):
+        dr.load(checkpoint(tmp_path / "model.pt"), architecture="args.json")
 
 
 def test_all_missing_facts_are_named_with_the_fix(tmp_path: Path) -> None:

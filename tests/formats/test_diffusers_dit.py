@@ -130,6 +130,7 @@ def test_it_is_saved_and_loaded_without_diffusers(official, tmp_path):
         ({"num_layers": 3}, "missing"),
         ({"num_layers": 1}, "left over"),
         ({"out_channels": 12}, "gives 12"),
+        ({"sample_size": 20_000}, "too large"),
         ({"num_embeds_ada_norm": None, "num_attention_heads": None}, "num_attention_heads, num_embeds_ada_norm"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 import diffrep as dr
 from diffrep.continuous import FlowSchedule
-from diffrep.errors import UsageError
+from diffrep.errors import FormatError, UsageError
 from diffrep.formats.diffusers_scheduler import UnknownSchedule, sampling_of, schedule_of, table
 from diffrep.noise import NoiseLevel, stack
 from tests.formats.diffusers_models import UNET, close, diffusers, inputs, random, saved
@@ -155,6 +155,12 @@ def test_a_table_that_is_not_told_or_known_is_asked_for(config):
     assert isinstance(schedule, UnknownSchedule)
     with pytest.raises(UsageError, match="schedule="):
         schedule.at(1)
+
+
+@pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
+def test_a_table_without_end_is_refused(kind):
+    with pytest.raises(FormatError, match="num_train_timesteps is 1000000000"):
+        schedule_of({"beta_schedule": kind, "num_train_timesteps": 10**9, "beta_start": 0.1, "beta_end": 0.2}, "mine")
 
 
 def test_pure_noise_at_the_end_of_a_table(tmp_path):

@@ -214,6 +214,10 @@ def test_every_kind_of_prediction_returns_a_known_image(kind, ours, tmp_path):
         ({"in_channels": 6}, "takes 6 channels"),
         ({"block_out_channels": [16, 64]}, "another shape"),
         ({"layers_per_block": 2}, "missing"),
+        ({"layers_per_block": 1.5}, "layers_per_block is 1.5"),
+        ({"norm_num_groups": 7}, "norm_num_groups 7"),
+        ({"norm_eps": float("nan")}, "norm_eps is nan"),
+        ({"sample_size": 10**9}, "sample_size"),
     ],
 )
 def test_a_config_that_does_not_tell_or_fit_is_refused(edit, named, tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 import diffrep as dr
 from diffrep.errors import FormatError
+from diffrep.formats.state_dicts import KEYS
 from diffrep.randomness import generator
 from tests.formats.test_guided_diffusion import FACTS, random_network, written
 
@@ -53,9 +54,13 @@ def test_ancestral_steps_walk_the_program_s_own_grid(tmp_path):
     assert times == [[999, 666, 333, 0], [750, 500, 250, 0]]
 
 
-@pytest.mark.parametrize("wrapper", ["ema", "state_dict", "model"])
+@pytest.mark.parametrize("wrapper", KEYS)
 def test_a_state_dict_in_a_wrapper(tmp_path, wrapper):
+    """Averaged weights come before the raw ones beside them."""
     file = written(tmp_path, random_network())
     plain = dr.load(file, architecture=FACTS).identity
-    torch.save({wrapper: torch.load(file, weights_only=True), "step": 3}, file)
+    state = torch.load(file, weights_only=True)
+    raw = {name: torch.full_like(tensor, 0.01) for name, tensor in state.items()}
+    others = {name: raw for name in ("model", "state_dict", "model_state_dict")} if "ema" in wrapper else {}
+    torch.save({**others, wrapper: state, "step": 3}, file)
     assert dr.load(file, architecture=FACTS).identity == plain

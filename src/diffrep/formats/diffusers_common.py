@@ -10,6 +10,7 @@ from diffrep.denoiser import InputSpec
 from diffrep.errors import FormatError, UsageError, nearest
 from diffrep.formats.components import Component
 from diffrep.formats.content import Content, require
+from diffrep.formats.told import MOST
 from diffrep.networks.diffusers_hosted import NEEDS
 
 LICENSE = "Apache-2.0 for the program; of the weights, what their card states"
@@ -53,7 +54,7 @@ def square(content: Content, family: str) -> int:
     require(content, family, ["sample_size"])
     size = content.fact("sample_size")
     sides = list(size) if isinstance(size, list | tuple) else [size, size]
-    if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int) or sides[0] < 1:
+    if len(sides) != 2 or sides[0] != sides[1] or not (isinstance(sides[0], int) and 1 <= sides[0] <= MOST):
         raise FormatError(
             f"{content.name} has sample_size {size}", 'pass the size of its images: architecture={"sample_size": 64}'
         )

@@ -24,6 +24,7 @@ from diffrep.formats.content import Content, ask, require
 from diffrep.formats.diffusers_scheduler import scheduling
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network, load_strictly
+from diffrep.formats.told import positive, whole
 from diffrep.networks.dit_blocks import position_table
 
 FACTS = (
@@ -57,7 +58,7 @@ def load(content: Content) -> Denoiser:
     network = build_network(recipe)
     blockwise = recipe["layout"] == "diffusers_dit"
     load_strictly(network, converted(weights, recipe, blockwise), content.path)
-    classes = int(content.fact("num_embeds_ada_norm"))
+    classes = whole(content, "num_embeds_ada_norm")
     made = Denoiser(
         network,
         input=common.input_of(content, recipe["image_channels"], recipe["size"]),
@@ -74,14 +75,14 @@ def outline(content: Content, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     Errors:
         FormatError: a variant that is no DiT.
     """
-    name, channels = content.name, int(content.fact("in_channels"))
+    name, channels = content.name, whole(content, "in_channels")
     known = {"norm_type": "ada_norm_zero", "norm_elementwise_affine": False}
     for key, value in known.items():
         if content.fact(key) != value:
             raise FormatError(f"{name} has {key} = {content.fact(key)}", f"a DiT has {value}")
     activation = common.choice(content, "activation_fn", known=GELU)
-    heads = int(content.fact("num_attention_heads"))
-    width = heads * int(content.fact("attention_head_dim"))
+    heads = whole(content, "num_attention_heads")
+    width = heads * whole(content, "attention_head_dim")
     inner = weights.get("transformer_blocks.0.ff.net.0.proj.weight", torch.empty(4 * width, 0)).shape[0]
     shift = content.fact("downscale_freq_shift", None)
     if shift is None and sum(name.endswith("norm1.emb.timestep_embedder.linear_1.weight") for name in weights) == 1:
@@ -91,18 +92,18 @@ def outline(content: Content, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     recipe: dict[str, Any] = {
         "image_channels": channels,
         "size": common.square(content, "a DiTTransformer2DModel"),
-        "patch": int(content.fact("patch_size")),
+        "patch": whole(content, "patch_size"),
         "width": width,
-        "depth": int(content.fact("num_layers")),
+        "depth": whole(content, "num_layers"),
         "heads": heads,
         "mlp_ratio": inner / width,
-        "classes": int(content.fact("num_embeds_ada_norm")) + 1,
+        "classes": whole(content, "num_embeds_ada_norm") + 1,
         "learns_variance": common.learned_variance(content, channels, int(content.fact("out_channels") or channels)),
         "zero_init": False,
     }
     if shift == 0 and is_official(weights) and GELU[activation] == "tanh":
         return {"layout": "dit", **recipe}
-    eps = OFFICIAL_EPS if shift == 0 else float(content.fact("norm_eps", DEFAULT_EPS))
+    eps = OFFICIAL_EPS if shift == 0 else positive(content, "norm_eps", DEFAULT_EPS)
     return {"layout": "diffusers_dit", **recipe, "endpoint": shift == 1, "eps": eps, "approximate": GELU[activation]}
 
 

@@ -19,6 +19,7 @@ from diffrep.continuous import FlowSchedule, VESchedule
 from diffrep.denoiser import Conditioning, SamplingSpec
 from diffrep.errors import FormatError, UsageError, nearest
 from diffrep.formats.content import Content
+from diffrep.formats.told import MOST
 from diffrep.noise import NoiseLevel
 from diffrep.schedules import DiscreteSchedule, Schedule, Time
 
@@ -175,6 +176,8 @@ def _betas(scheduler: Mapping[str, Any]) -> Tensor | None:
     kind, steps = scheduler.get("beta_schedule"), scheduler.get("num_train_timesteps")
     if not isinstance(steps, int):
         return None
+    if not 1 <= steps <= MOST:
+        raise FormatError(f"num_train_timesteps is {steps}", f"expected a whole number from 1 to {MOST}")
     if kind == "squaredcos_cap_v2":
         f = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
         return torch.tensor([min(1 - f[i + 1] / f[i], 0.999) for i in range(steps)], dtype=torch.float32)

@@ -22,6 +22,7 @@ from diffrep.formats.diffusers_condition import hosted
 from diffrep.formats.diffusers_scheduler import scheduling
 from diffrep.formats.families import Family
 from diffrep.formats.folder import build_network, load_strictly
+from diffrep.formats.told import positive, whole
 from diffrep.networks import UNet
 
 FACTS = (
@@ -75,8 +76,8 @@ def outline(content: Content) -> dict[str, Any] | None:
     Errors:
         FormatError: a network that sees more than an image, time and a class.
     """
-    channels = int(content.fact("in_channels"))
-    learned = common.learned_variance(content, channels, int(content.fact("out_channels")))
+    channels = whole(content, "in_channels")
+    learned = common.learned_variance(content, channels, whole(content, "out_channels"))
     down, up = content.fact("down_block_types"), content.fact("up_block_types")
     if strange := [name for name in (*down, *up) if not re.fullmatch(r"[A-Za-z]+Block2D", str(name))]:
         raise FormatError(f'{content.name} names the block "{strange[0]}"', "expected names such as AttnDownBlock2D")
@@ -87,13 +88,15 @@ def outline(content: Content) -> dict[str, Any] | None:
     if head and any(width % head for width, has in zip(widths, attends, strict=False) if has or width == widths[-1]):
         return None  # diffusers then has heads that do not add up to the width
     scale_shift = common.choice(content, "resnet_time_scale_shift", "default") == "scale_shift"
-    groups = int(content.fact("norm_num_groups"))
+    groups = whole(content, "norm_num_groups")
+    if any(width % groups for width in widths):
+        raise FormatError(f"{content.name} has norm_num_groups {groups} and widths {widths}", "one divides the others")
     middle = content.fact("attn_norm_num_groups", None) or (None if scale_shift else groups)
     down_kind, up_kind = (content.fact(f"{side}sample_type", None) or "conv" for side in ("down", "up"))
     return {
         "image_channels": channels,
         "widths": widths,
-        "blocks": int(content.fact("layers_per_block")),
+        "blocks": whole(content, "layers_per_block"),
         "down_attention": [DOWN[kind][0] for kind in down],
         "up_attention": [UP[kind][0] for kind in up],
         "middle_attention": bool(common.choice(content, "add_attention", True)),
@@ -107,7 +110,7 @@ def outline(content: Content) -> dict[str, Any] | None:
         "dropout": float(common.choice(content, "dropout", 0.0)),
         "groups": groups,
         "middle_groups": middle,
-        "eps": float(content.fact("norm_eps")),
+        "eps": positive(content, "norm_eps"),
         "padding": "symmetric" if content.fact("downsample_padding") == 1 else "right",
         "waves": "cos-sin" if content.fact("flip_sin_to_cos") else "sin-cos",
         "endpoint": content.fact("freq_shift") == 1,

@@ -40,8 +40,8 @@ PROGRAMS = {"lightningdit": "LightningDiT", "repa": "REPA", "sit": "SiT", "dit":
 
 
 def tensors_of(content: Content) -> dict[str, Tensor]:
-    """The weights that count, by official name: `ema`, else `model`, else the file itself; {} where there are none."""
-    tensors = state_dict(content.data, ("ema", "model"))
+    """The weights that count, by official name; {} where there are none."""
+    tensors = state_dict(content.data)
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 

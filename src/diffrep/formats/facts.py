@@ -92,7 +92,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path} has {path.stat().st_size} bytes", f"a config has at most {MAX_BYTES}")
     try:
         text = path.read_text(encoding="utf-8")
-        config = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_loader())
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)  # libyaml's crashes on deep ones
         size = _values(config, {})
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise FormatError(f"{path} is broken: {str(error)[:200]}", "copy the file again") from error
@@ -101,10 +101,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FormatError(f"{path} holds no settings", "expected a mapping from names to values")
     return config
-
-
-def _loader() -> Any:  # noqa: ANN401 (the quick one where PyYAML has it; both build plain data only)
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _values(value: Any, known: dict[int, int]) -> int:  # noqa: ANN401 (what the file says)

@@ -59,7 +59,10 @@ def load_foreign(
 
     Errors:
         InputError: more than one checkpoint. FormatError: unknown, broken, hostile, or facts are missing.
+        UsageError: `architecture` is no mapping.
     """
+    if architecture is not None and not isinstance(architecture, Mapping):
+        raise UsageError(f"architecture = {architecture!r:.80}", 'expected a mapping, such as {"num_heads": 4}')
     if card := card_named(name):
         architecture = {**card.architecture, **(architecture or {})}
     content = read(find(path), architecture, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from diffrep.formats.walking import check_expanded
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of a network inside DataParallel, and inside torch.compile."""
+KEYS = ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "state_dict", "model_state_dict", "model")
+"""Where programs keep weights in a checkpoint; averaged ones come first."""
 
 
 def read_file(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
@@ -38,10 +40,10 @@ def tensors_in(data: Any) -> dict[str, Tensor]:  # noqa: ANN401 (what the file s
     return found
 
 
-def state_dict(data: Any, wrappers: Sequence[str] = ("ema", "state_dict", "model")) -> dict[str, Tensor]:  # noqa: ANN401
-    """The weights of a checkpoint: the first wrapper that holds tensors, else the flat dictionary itself."""
+def state_dict(data: Any) -> dict[str, Tensor]:  # noqa: ANN401 (what the file says)
+    """The weights of a checkpoint: those under the first of `KEYS` that holds tensors, else the flat dictionary."""
     if isinstance(data, Mapping):
-        for name in wrappers:
+        for name in KEYS:
             if inner := tensors_in(data.get(name)):
                 return inner
     return tensors_in(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -45,6 +46,18 @@ def whole(content: Content, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise FormatError(f"{name} is {value!r:.80}", f"expected a whole number from 1 to {MOST}")
     return value
+
+
+def positive(content: Content, name: str, default: float | None = None) -> float:
+    """A fact that is a finite number above 0.
+
+    Errors:
+        FormatError: it is anything else.
+    """
+    value = content.fact(name) if default is None else content.fact(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise FormatError(f"{name} is {value!r:.80}", "expected a number above 0")
+    return float(value)
 
 
 def truth(content: Content, name: str, default: bool = False) -> bool:

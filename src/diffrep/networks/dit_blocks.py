@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from diffrep.networks.attention import attend
 from diffrep.networks.blocks import Size, known
 
+MAX_POSITIONS = 2**27
+"""Numbers in a table of positions; 4096 pixels in patches of 16 need half of them."""
+
 TokenNorm = Literal["layer", "rms"]
 FeedForward = Literal["gelu", "swiglu"]
 
@@ -69,13 +72,15 @@ def position_table(width: int, grid: Size) -> Tensor:
 
     Args:
         width: D, a multiple of 4 or ValueError.
-        grid: rows and columns.
+        grid: rows and columns; a table of more than 2^27 numbers is a ValueError.
 
     Returns:
         (1, rows * columns, D), float32; computed in float64 as in the official program.
     """
     if width % 4:
         raise ValueError(f"a position table needs a width that 4 divides, not {width}")
+    if grid[0] * grid[1] * width > MAX_POSITIONS:
+        raise ValueError(f"a position table of {grid[0]} x {grid[1]} places of {width} numbers is too large")
     rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     phases = [p.flatten()[:, None] * frequencies for p in torch.meshgrid(rows, columns, indexing="ij")]
