@@ -7,6 +7,7 @@ Without words it makes a small untrained model and takes some digits, to show th
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from diffrep.cli import main
 
 SHORT = ["--steps", "20", "--batch-size", "16", "--validation-images", "32", "--code-dim", "8"]
 """Training for a moment, where nothing better is wanted; leave it out for your own model."""
+AGAIN = ["--overwrite"] if len(sys.argv) == 1 else []
+"""The stand-ins may be made again; your own results are never replaced."""
 
 
 def stand_ins(folder: Path) -> list[str]:
@@ -33,7 +36,7 @@ def stand_ins(folder: Path) -> list[str]:
     )
     folder.mkdir(parents=True, exist_ok=True)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder / "pipeline")
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, part in dr.data.load("digits").items():
         few = part.take(200)
         arrays |= {f"{split}_images": few.images, f"{split}_labels": few.labels}
@@ -42,7 +45,7 @@ def stand_ins(folder: Path) -> list[str]:
 
 
 def run(*words: str | Path) -> None:
-    given = [str(word) for word in words]
+    given = [str(word) for word in words] + AGAIN
     print(f"\n$ diffrep {shlex.join(given)}", flush=True)
     if code := main(given):
         sys.exit(code)
@@ -59,4 +62,4 @@ run("probe", out / "features")
 run("autoencode", model, data, *short, "-o", out / "codes")
 run("reconstruct", out / "codes", data, "--num", "16", "--inversion-steps", "10", "-o", out / "rebuilt")
 run("sample", model, "--num", "16", "--steps", "10", "-o", out / "samples")
-print(f"\nreports: {out}/features/probe/report.html, {out}/rebuilt/report.html; samples: {out}/samples/samples.png")
+print(f"\nprobe: {out}/features/probe/report.json, pictures: {out}/rebuilt/report.html, {out}/samples/samples.png")

@@ -217,7 +217,7 @@ class Denoiser(nn.Module):
             return None
         if y is None:
             if spec.null is None and not spec.optional:
-                hint = "pass y=labels" if self._needs_label else 'pass y=labels, or y="none"'
+                hint = "pass y=labels" if self._needs_label else 'pass y=labels, or y="none" (--label none)'
                 raise UsageError(f"this model has {spec.num_classes} classes and no null class", hint)
             if spec.null is None:
                 return None

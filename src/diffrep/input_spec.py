@@ -6,6 +6,7 @@ model has numbers of its own (EDM2, LightningDiT), they belong to its `InputSpec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +24,9 @@ class LatentScaling:
         scale: likewise.
         pixels: what 0 and 255 become before the VAE sees them.
 
+    Errors:
+        ValueError: numbers that are not finite, or a scale of 0.
+
     Example:
         >>> import torch
         >>> LatentScaling((1.0,), (0.5,)).normalize(torch.full((1, 4, 1, 1), 3.0))[0, 0].item()
@@ -32,6 +36,10 @@ class LatentScaling:
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     pixels: tuple[float, float] = (-1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.shift, *self.scale))) or 0 in self.scale:
+            raise ValueError(f"latents are shifted by {self.shift} and scaled by {self.scale}")
 
     def normalize(self, z: Tensor) -> Tensor:
         """Latents as the VAE gives them, (B, C, H, W), to what the model takes."""

@@ -19,6 +19,7 @@ from diffrep.cli import main
 from diffrep.errors import FormatError, InputError
 from diffrep.formats import card, downloads
 from diffrep.formats.cards import FIELDS, UNKNOWN, Card, cards, facts_by_hash, find_card
+from diffrep.formats.hub import repository
 from tests.formats.parity import case
 
 DOCUMENTS = sorted(Path(str(files("diffrep.formats.cards"))).glob("*.yaml"))
@@ -203,6 +204,27 @@ def test_offline_names_the_missing_file(
     assert any(word in said for word in (".pkl", "model_index.json", ".pth"))
     with pytest.raises(InputError):
         dr.load(name)
+
+
+def test_what_needs_no_download_or_cannot_be_had_by_program_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIFFREP_CACHE", str(tmp_path))
+    assert main(["models", "download", "ddpm-digits"]) == 2
+    assert "comes with diffrep" in capsys.readouterr().err
+    for offline in ([], ["--offline"]):
+        assert main(["models", "download", "pdae-trained-models", *offline]) == 2
+        said = capsys.readouterr().err
+        assert "get it by hand from https://drive.google.com" in said
+        assert "pdae-trained-models.bin" in said
+
+
+def test_a_mirror_of_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_ENDPOINT, which the hub's library reads."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("diffrep.formats.hub.getproxies", dict)
+    with pytest.raises(InputError, match=r"of me/tiny cannot be downloaded: 127\.0\.0\.1"):
+        repository("me/tiny", offline=False)
 
 
 def test_a_downloaded_checkpoint_has_the_facts_of_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

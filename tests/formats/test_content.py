@@ -1,6 +1,7 @@
 """Which checkpoint a path means, and what is known about it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,20 @@ def test_nothing_there_says_what_is_read(tmp_path: Path) -> None:
         dr.load(tmp_path)
     with pytest.raises(InputError, match="neither a file nor a packaged model"):
         dr.load(tmp_path / "nothing.pt")
+
+
+def test_pipes_and_dangling_links_are_no_files(tmp_path: Path) -> None:
+    """Reading a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "x.pt")
+    os.mkfifo(tmp_path / "config.yaml")
+    (tmp_path / "y.pt").symlink_to("nowhere")
+    with pytest.raises(InputError, match="no file that can be read"):
+        dr.load(tmp_path / "x.pt")
+    with pytest.raises(FormatError, match="holds nothing"):
+        dr.load(tmp_path)
+    meant = checkpoint(tmp_path / "z.pt")
+    assert find(tmp_path) == meant
+    assert read(meant).facts == {}
 
 
 def test_an_unknown_file_lists_formats_and_first_keys(tmp_path: Path) -> None:

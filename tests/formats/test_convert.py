@@ -111,10 +111,13 @@ def test_a_model_folder_needs_no_conversion(tmp_path: Path) -> None:
         convert("ddpm-digits", tmp_path / "out")
 
 
-def test_the_license_is_said_once_at_load(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_license_is_said_once_at_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the foreign file, and of what was converted from it."""
     if not PARITY.is_dir():
         pytest.skip(f"no {PARITY}")
-    dr.load(PARITY / "edm-ddpmpp")
-    said = [record.getMessage() for record in caplog.records if record.name == "diffrep.formats"]
-    assert len(said) == 1
-    assert "CC BY-NC-SA" in said[0]
+    for source in (PARITY / "edm-ddpmpp", convert(PARITY / "edm-ddpmpp", tmp_path / "ours")):
+        caplog.clear()
+        dr.load(source)
+        said = [record.getMessage() for record in caplog.records if record.name == "diffrep.formats"]
+        assert len(said) == 1
+        assert "CC BY-NC-SA" in said[0]

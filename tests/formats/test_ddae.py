@@ -224,9 +224,11 @@ def test_loading_is_strict(tmp_path, change):
         del data["EMA"][f"{prefix}up.0.res.conv1.bias"]
     else:
         data["EMA"][f"{prefix}up.99.extra.weight"] = torch.zeros(3)
+        data["EMA"]["another.weight"] = torch.zeros(3)
     torch.save(data, tmp_path / "model.pth")
     shutil.copytree(answers.folder / "config", tmp_path / "config")
-    with pytest.raises(FormatError, match=rf"1 {change}: up\.(0\.res\.conv1\.bias|99\.extra\.weight)"):
+    which = {"missing": r"1 missing: up\.0\.res\.conv1\.bias", "left over": r"2 left over: up\.99.*another\.weight"}
+    with pytest.raises(FormatError, match=rf"DDAE: .*{which[change]}"):
         dr.load(tmp_path / "model.pth")
 
 
@@ -295,6 +297,12 @@ def test_a_misspelt_fact_is_pointed_out(caplog):
     dr.load(case("ddae-ddpm").folder, architecture={"attn_channels_per_haed": 8, "lr": 0.1})
     assert 'has "attn_channels_per_haed", which nothing asked for; was "attn_channels_per_head" meant?' in caplog.text
     assert '"lr"' not in caplog.text
+
+
+def test_a_misspelt_fact_is_pointed_out_where_the_right_one_is_missing(tmp_path):
+    facts = {"model_type": "DDPM", "attn_channels_per_haed": 8}
+    with pytest.raises(FormatError, match=r'"attn_channels_per_haed", was "attn_channels_per_head" meant\?'):
+        dr.load(alone(case("ddae-ddpm"), tmp_path), architecture=facts)
 
 
 def test_a_config_under_any_name_beside_the_file(tmp_path):

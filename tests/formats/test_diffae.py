@@ -189,6 +189,14 @@ def test_a_latent_model_without_statistics_is_refused(answers, tmp_path):
         dr.load(tmp_path / "any.ckpt")
 
 
+def test_statistics_of_codes_are_finite(answers, tmp_path):
+    data = plain(answers, NAMES[1])
+    data["state_dict"]["conds_std"] *= float("nan")
+    torch.save(data, tmp_path / "any.ckpt")
+    with pytest.raises(FormatError, match=r"NaN or infinity in 1 tensors: .*conds_std"):
+        dr.load(tmp_path / "any.ckpt")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -7,6 +7,7 @@ import torch
 
 import diffrep as dr
 from diffrep.errors import FormatError
+from diffrep.formats.diffusers_dit import official_name
 from tests.formats.diffusers_models import DIT, close, inputs, random, saved
 
 LINEAR = dr.DiscreteSchedule.linear()
@@ -119,6 +120,16 @@ def test_it_is_saved_and_loaded_without_diffusers(official, tmp_path):
     x, t = inputs(4)
     assert torch.equal(again(x, LINEAR.at(t)).eps, model(x, LINEAR.at(t)).eps)
     assert again.identity == model.identity
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_every_tensor_of_ours_has_a_name_of_theirs(official, tmp_path):
+    theirs = random("DiTTransformer2DModel", **DIT)
+    folder = saved(converted_from_official(theirs) if official else theirs, tmp_path)
+    ours = {official_name(name).replace("to_q, to_k or to_v", "to_k") for name in dr.load(folder).network.state_dict()}
+    names = {name for name in theirs.state_dict() if ".to_q." not in name and ".to_v." not in name}
+    assert ours - {"positions"} <= names
+    assert official or names == ours - {"positions"}
 
 
 @pytest.mark.parametrize(

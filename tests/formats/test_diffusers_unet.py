@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import diffrep as dr
 from diffrep.errors import FormatError, UsageError
+from diffrep.formats.diffusers_unet import modern, official_name, translation
 from tests.formats.diffusers_models import UNET, close, diffusers, inputs, random, saved
 
 LINEAR = dr.DiscreteSchedule.linear()
@@ -235,8 +236,19 @@ def test_missing_and_left_over_tensors_are_named(tmp_path):
     tensors = load_file(file)
     tensors["mystery.weight"] = tensors.pop("mid_block.attentions.0.to_k.weight")
     save_file(tensors, file)
-    with pytest.raises(FormatError, match=r"(?s)mid\.attention\.qkv\.weight.*mystery\.weight"):
+    what = (
+        r"UNet2DModel: .*1 missing: mid_block\.attentions\.0\.to_q, to_k or to_v\.weight; 1 left over: mystery\.weight"
+    )
+    with pytest.raises(FormatError, match=what):
         dr.load(folder)
+
+
+def test_every_tensor_of_ours_has_a_name_of_theirs(tmp_path):
+    network = dr.load(saved(random("UNet2DModel", **UNET, num_class_embeds=3), tmp_path)).network
+    theirs = {modern(name) for name in load_file(tmp_path / "diffusion_pytorch_model.safetensors")}
+    names = translation(network)
+    ours = [official_name(names, name).replace("to_q, to_k or to_v", "to_k") for name in network.state_dict()]
+    assert set(ours) == {name for name in theirs if ".to_q." not in name and ".to_v." not in name}
 
 
 def test_python_files_in_a_folder_are_never_run(tmp_path):

@@ -108,6 +108,17 @@ def test_what_is_no_vae(tmp_path: Path) -> None:
         dr.load_vae(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("scaling_factor", "x"), ("scaling_factor", float("nan")), ("norm_num_groups", 0)]
+)
+def test_settings_that_make_no_vae(name: str, value: object, tmp_path: Path) -> None:
+    random("AutoencoderKL", **VAE).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), name: value}))
+    with pytest.raises(FormatError, match="describes no VAE"):
+        dr.load_vae(tmp_path)
+
+
 def test_old_names_of_attention(tmp_path: Path) -> None:
     """As the published VAEs of Stable Diffusion have them."""
     theirs = random("AutoencoderKL", **VAE)

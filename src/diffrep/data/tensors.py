@@ -13,7 +13,9 @@ from diffrep.errors import InputError
 
 
 def to_tensor(
-    images: Images | Tensor, input_range: tuple[float, float] = (-1.0, 1.0), device: torch.device | str | None = None
+    images: Images | Latents | Tensor,
+    input_range: tuple[float, float] = (-1.0, 1.0),
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Bring images to a device and scale them to a model's range there.
 
@@ -26,7 +28,7 @@ def to_tensor(
         float32 (B, C, H, W).
 
     Errors:
-        InputError: if the images are not uint8 (B, H, W, C).
+        InputError: if the images are not uint8 (B, H, W, C), also for latents, which `to_input` takes.
 
     Example:
         >>> to_tensor(np.full((1, 2, 2, 3), 255, np.uint8)).max()
@@ -34,7 +36,7 @@ def to_tensor(
     """
     if images.ndim != 4 or images.dtype not in (np.uint8, torch.uint8):
         raise InputError(f"images are {images.dtype} {tuple(images.shape)}", "expected uint8 (B, H, W, C)")
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(_writable(images))
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(_writable(cast(Images, images)))
     low, high = input_range
     pixels = pixels.to(device).permute(0, 3, 1, 2).contiguous()
     return pixels.float().div_(255).mul_(high - low).add_(low)
@@ -54,7 +56,7 @@ def to_input(
         float32 (B, C, H, W).
     """
     if images.dtype == np.uint8:
-        return to_tensor(cast(Images, images), input_range, device)
+        return to_tensor(images, input_range, device)
     return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).contiguous()
 
 

@@ -138,7 +138,8 @@ def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
     for suffix in SUFFIXES:
         name = re.compile(rf"{stem}(?:\.(\w+))?\.{suffix}(?:\.index(?:\.(\w+))?\.json)?")
         for path in sorted(folder.glob(f"{stem}.*")):
-            if (match := name.fullmatch(path.name)) and (variant := match[1] or match[2] or "") not in found:
+            match = name.fullmatch(path.name) if path.is_file() else None
+            if match and (variant := match[1] or match[2] or "") not in found:
                 found[variant] = _shards(path) if path.suffix == ".json" else [path]
     if not found:
         raise FormatError(f"{folder} has no weights", f"expected {stem}.safetensors or .bin")

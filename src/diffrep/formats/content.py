@@ -129,8 +129,9 @@ def ask(content: Content, family: str, missing: Sequence[str]) -> NoReturn:
         FormatError: always.
     """
     example = ", ".join(f'"{name}": {EXAMPLES.get(name, "...")}' for name in missing)
+    near = [f'; architecture= has "{name}", was "{meant}" meant?' for name, meant in content.misspelt().items()]
     raise FormatError(
-        f"{content.name or content.path} is {family}, and the file does not tell: {', '.join(missing)}",
+        f"{content.name or content.path} is {family}, and the file does not tell: {', '.join(missing)}{''.join(near)}",
         f"put its config beside it, or pass architecture={{{example}}} (--architecture FILE.json)",
     )
 

@@ -23,8 +23,6 @@ from diffrep.formats.uvit import discrete
 from diffrep.schedules import DiscreteSchedule, Schedule
 
 NOT_COMPARED = "not compared with the official program"
-
-
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "linear": DiscreteSchedule.linear,
     "cosine": DiscreteSchedule.cosine,
@@ -72,7 +70,8 @@ def convert(
             f"{source} comes without its noise schedule",
             "name it: schedule=dr.DiscreteSchedule.linear() (--schedule linear), or the one it was trained with",
         )
-    return own.save(loaded.model, target, card=card_of(loaded, target.name))
+    origin = {"family": loaded.family.name, "license": loaded.family.license}
+    return own.save(loaded.model, target, card=card_of(loaded, target.name), origin=origin)
 
 
 def card_of(loaded: Loaded, title: str) -> str:

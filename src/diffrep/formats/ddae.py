@@ -35,6 +35,8 @@ PLACES = (
     ("MODEL", "nn_model."),
 )
 """Where the network's tensors are, the best first: the moving average, as the program's own features use."""
+UNUSED = ("online_model.", "initted", "step")
+"""What else is in ema-pytorch's state: the raw weights once more, and counters."""
 
 
 def recognizes(content: Content) -> bool:
@@ -123,7 +125,7 @@ def _find(content: Content) -> dict[str, Tensor] | None:
         part = tensors_in(data.get(key)) or whole
         state = {name.removeprefix(prefix): t for name, t in part.items() if name.startswith(prefix)}
         if f"{prefix}image_proj.weight" in part:
-            return state
+            return state | {n: t for n, t in part.items() if not n.startswith((prefix, *UNUSED))}
     flat = {name.removeprefix("nn_model."): t for name, t in whole.items()}
     return flat if {"image_proj.weight", "final.weight"} <= flat.keys() else None
 

@@ -57,7 +57,7 @@ def load(content: Content) -> Denoiser:
     recipe = outline(content, weights)
     network = build_network(recipe)
     blockwise = recipe["layout"] == "diffusers_dit"
-    load_strictly(network, converted(weights, recipe, blockwise), content.path)
+    load_strictly(network, converted(weights, recipe, blockwise), content.path, official_name)
     classes = whole(content, "num_embeds_ada_norm")
     made = Denoiser(
         network,
@@ -158,6 +158,21 @@ def _renamed(name: str, blockwise: bool) -> str | None:
         if part == theirs:
             return f"blocks.{k}.{ours}.{last}"
     return name
+
+
+def official_name(ours: str) -> str:
+    """What diffusers calls a tensor of ours."""
+    for theirs, prefix in OUTER:
+        if ours.startswith(f"{prefix}."):
+            return ours.replace(prefix, theirs, 1)
+    if found := re.fullmatch(r"time(?:s\.(\d+))?\.(.+)\.(\w+)", ours):
+        k = 0 if found[1] is None else int(found[1]) + 1
+        part = next(theirs for theirs, name in EMBEDDING if name == found[2])
+        return f"transformer_blocks.{k}.norm1.emb.{part}.{found[3]}"
+    if found := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(\w+)", ours):
+        parts = {"attention.qkv": "attn1.to_q, to_k or to_v", **{part: theirs for theirs, part in BLOCK}}
+        return f"transformer_blocks.{found[1]}.{parts[found[2]]}.{found[3]}"
+    return ours
 
 
 def _join(out: dict[str, Tensor], weights: Mapping[str, Tensor], theirs: str, ours: str) -> None:

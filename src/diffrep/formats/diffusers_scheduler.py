@@ -59,7 +59,8 @@ class UnknownSchedule(Schedule):
     def _ask(self) -> NoReturn:
         raise UsageError(
             f"the noise schedule of {self.name} is unknown: {self.why}",
-            "load it with dr.load(PATH, schedule=dr.DiscreteSchedule.linear()), or the schedule it was trained with",
+            "load it with dr.load(PATH, schedule=dr.DiscreteSchedule.linear()), or the schedule it was trained with; "
+            "for the command line: diffrep convert PATH OUT --schedule linear",
         )
 
     def at(self, t: Time) -> NoiseLevel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def load(content: Content) -> Denoiser:
     network = build_network({"layout": "diffusers_unet", **recipe})
     if not isinstance(network, UNet):  # the layout builds nothing else
         raise FormatError(f"{content.name} is no U-Net")
-    load_strictly(network, converted(content.data.weights, network), content.path)
+    names = translation(network)
+    load_strictly(network, converted(content.data.weights, names), content.path, partial(official_name, names))
     made = Denoiser(
         network,
         input=common.input_of(content, recipe["image_channels"], common.square(content, "a UNet2DModel")),
@@ -135,15 +137,14 @@ def _is_plain(content: Content) -> bool:
     return all(content.fact(name, neutral) in known for name, (neutral, known) in expected.items())
 
 
-def converted(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
+def converted(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors under our names; q, k and v of an attention become one. Unknown ones keep their name.
 
     Args:
         weights: by diffusers' names, old or new.
-        network: which says what diffusers calls its places.
+        names: from `translation`.
     """
-    state = {modern(name): tensor for name, tensor in weights.items()}
-    names, out = translation(network), {}
+    state, out = {modern(name): tensor for name, tensor in weights.items()}, {}
     for name, tensor in state.items():
         part = re.fullmatch(r"(.*)\.to_([qkv])\.(weight|bias)", name)
         if part is None:
@@ -155,6 +156,15 @@ def converted(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]
             if len(rows) == 3:
                 out[f"{names[part[1]]}.qkv.{part[3]}"] = torch.cat([_like_linear("qkv", row) for row in rows])
     return out
+
+
+def official_name(names: Mapping[str, str], ours: str) -> str:
+    """What diffusers calls a tensor of ours."""
+    owner, _, last = ours.rpartition(".")
+    found = {module: theirs for theirs, module in names.items()}
+    if owner.endswith(".qkv"):
+        return f"{found[owner.removesuffix('.qkv')]}.to_q, to_k or to_v.{last}"
+    return f"{found[owner]}.{last}" if owner in found else ours
 
 
 def modern(name: str) -> str:

@@ -37,7 +37,8 @@ def models_folder() -> Path:
 
 def file_of(card: Card) -> Path:
     """Where a card's file lies once it is downloaded."""
-    name = card.values["file"] or Path(urlparse(card.location).path).name or f"{card.name}.bin"
+    own = "" if is_page(card) else Path(urlparse(card.location).path).name
+    name = card.values["file"] or own or f"{card.name}.bin"
     return models_folder() / card.name / Path(name).name
 
 
@@ -85,10 +86,10 @@ def download(card: Card, *, offline: bool | None = None, progress: Progress | No
         return repository(card.location.removeprefix("hub:"), card.values["revision"], offline)
     path = file_of(card)
     if not path.is_file():
-        if offline:
-            raise InputError(f"{path.name} of {card.name} is not in the cache", "leave out --offline to download it")
         if not card.location.startswith(SCHEMES) or is_page(card):
             raise InputError(f"{path.name} of {card.name} cannot be fetched by program", how_to_get(card))
+        if offline:
+            raise InputError(f"{path.name} of {card.name} is not in the cache", "leave out --offline to download it")
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         check_reachable(card.location, path.name)

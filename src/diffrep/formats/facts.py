@@ -43,14 +43,18 @@ def beside(path: Path) -> tuple[dict[str, Any], str]:
                 facts = read_config(candidate)
                 if not str(facts.get("format", "")).startswith("diffrep-"):
                     return for_checkpoint(facts, path), str(candidate)
-        several = sorted(folder.glob("*.y*ml")) if folder == path.resolve().parent else []
-        several = several or sorted(p for name in FOLDERS for p in (folder / name).glob("*.y*ml"))
+        several = _yaml_in(folder) if folder == path.resolve().parent else []
+        several = several or sorted(p for name in FOLDERS for p in _yaml_in(folder / name))
         if several and (chosen := choose(several, path)):
             return read_config(chosen), str(chosen)
         if folder.parent == folder:
             break
         folder = folder.parent
     return {}, ""
+
+
+def _yaml_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.y*ml") if p.is_file())
 
 
 def inside(data: Any) -> dict[str, Any]:  # noqa: ANN401 (what the file says)

@@ -25,6 +25,8 @@ def find(path: Path) -> Path:
     Errors:
         InputError: more than one could be meant, or none is there; candidates are listed.
     """
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is no file that can be read", "expected a file or a folder")
     if path.suffix == ".json" and is_component(path.parent):
         return path.parent
     if not path.is_dir() or is_component(path):
@@ -62,10 +64,8 @@ def below(folder: Path) -> list[Path]:
                     found.append(path)
                 else:
                     waiting.append(path)
-            elif path.suffix in SUFFIXES:
-                found.append(path)
-            elif path.suffix == ".safetensors":
-                loose.append(path)
+            elif path.suffix in (*SUFFIXES, ".safetensors") and path.is_file():
+                (found if path.suffix in SUFFIXES else loose).append(path)
     return sorted(found or loose)
 
 

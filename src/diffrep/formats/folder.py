@@ -28,7 +28,7 @@ from diffrep.runs import without_home
 from diffrep.schedules import Schedule, schedule_from_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 VERSION = 1
 DENOISER, AUTOENCODER = "diffrep-denoiser", "diffrep-autoencoder"
@@ -37,13 +37,16 @@ BASE = "base"
 SUFFIX = "A model folder of diffrep; load it with `diffrep.load`.\n"
 
 
-def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Path:
+def save(
+    model: nn.Module, folder: Path | str, *, card: str | None = None, origin: Mapping[str, str] | None = None
+) -> Path:
     """Write a model folder, whole or not at all.
 
     Args:
         model: a `Denoiser`, a `ShiftAutoencoder` or a `ConditionalAutoencoder`.
         folder: an earlier model folder there is replaced; a folder with other files is refused.
         card: Markdown for README.md.
+        origin: "family" and "license" of another program's weights, which are said whenever the folder is loaded.
 
     Returns:
         The folder.
@@ -67,16 +70,17 @@ def save(model: nn.Module, folder: Path | str, *, card: str | None = None) -> Pa
     if isinstance(model, Denoiser):
         config, weights = denoiser_config(model), model.network.state_dict()
     elif isinstance(model, parts.SavedAutoencoder):
-        config, weights = autoencoder_config(model), {**model.state_dict(), **parts.tensors_of(model)}
+        config, weights = autoencoder_config(model), parts.all_tensors(model)
     else:
         raise UsageError(f"a {type(model).__name__} cannot be saved", "expected a dr.Denoiser or an autoencoder")
+    config |= {"origin": dict(origin)} if origin else {}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with atomic_folder(target) as temporary:
         write_synced(temporary / WEIGHTS, to_bytes(tensors))
         write_synced(temporary / CONFIG, json.dumps(config, indent=1) + "\n")
         write_synced(temporary / CARD, card or f"# {target.name}\n\n{SUFFIX}")
         if isinstance(model, ShiftAutoencoder) and model.carries_base:
-            save(model.denoiser, temporary / BASE, card=card)
+            save(model.denoiser, temporary / BASE, card=card, origin=origin)
         hashes = {name: sha256_of(temporary / name) for name in (WEIGHTS, CONFIG, CARD)}
         write_synced(temporary / MANIFEST, json.dumps({"sha256": hashes}, indent=1) + "\n")
     return target
@@ -245,8 +249,16 @@ def build_network(config: dict[str, Any]) -> nn.Module:
             raise UsageError(str(error)) from error
 
 
-def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+def load_strictly(
+    module: nn.Module, weights: Mapping[str, Tensor], source: Path, called: Callable[[str], str] = str
+) -> None:
     """Load every tensor, or say which are missing, left over or of another shape; nothing is loaded in part.
+
+    Args:
+        module: is filled.
+        weights: by our names; what the file calls otherwise.
+        source: for the message.
+        called: our name of a tensor -> the file's, for the message.
 
     Errors:
         FormatError: naming the first five of each.
@@ -257,7 +269,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: Path
         "left over": [name for name in weights if name not in own],
         "of another shape": [n for n, t in weights.items() if n in own and t.shape != own[n].shape],
     }
-    texts = [f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
+    texts = [f"{len(names)} {what}: {', '.join(map(called, names[:5]))}" for what, names in problems.items() if names]
     if texts:
         raise FormatError(
             f"the weights in {source} do not fit their config ({'; '.join(texts)})", "is it another model's file?"

@@ -19,6 +19,7 @@ from diffrep.formats.content import Content, Family, ask, read
 from diffrep.formats.families import families
 from diffrep.formats.finding import find
 from diffrep.formats.limits import at_most
+from diffrep.formats.parts import all_tensors
 from diffrep.formats.walking import not_finite, tensors_below
 from diffrep.schedules import Schedule
 
@@ -74,8 +75,13 @@ def load_foreign(
         replace_schedule(model, schedule, content)
     for name, meant in content.misspelt().items():
         LOG.warning('%s: architecture= has "%s", which nothing asked for; was "%s" meant?', content.name, name, meant)
-    LOG.warning("%s: %s, license of the weights: %s", content.name, family.name, family.license)
+    say_license(content.name, family.name, family.license)
     return Loaded(model.eval(), family, content)
+
+
+def say_license(name: str, family: str, license_: str) -> None:
+    """One line of the log, at every load of weights that another program trained."""
+    LOG.warning("%s: %s, license of the weights: %s", name, family, license_)
 
 
 def card_named(name: str | None) -> Card | None:
@@ -113,10 +119,14 @@ def converted(family: Family, content: Content) -> Any:  # noqa: ANN401 (a Denoi
     """The family's model.
 
     Errors:
-        FormatError: also where the family did not expect what the file holds.
+        FormatError: naming the family; also where it did not expect what the file holds.
     """
     try:
         return family.load(content)
+    except FormatError as error:
+        if family.name in error.message:
+            raise
+        raise FormatError(f"{family.name}: {error.message}", error.hint) from error
     except DiffrepError:
         raise
     except Exception as error:
@@ -160,7 +170,7 @@ def check_finite(model: nn.Module, content: Content) -> None:
     Errors:
         FormatError: naming the first of them, as the file calls them where they are found there.
     """
-    ours = not_finite(model.state_dict().items())
+    ours = not_finite(all_tensors(model).items())
     if not ours:
         return
     data = content.data

@@ -70,8 +70,9 @@ def repository(repo: str, revision: str | None = None, offline: bool | None = No
     if is_offline() if offline is None else offline:
         return cached(repo, revision, missing)
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import ENDPOINT
 
-    check_reachable("https://huggingface.co", missing)
+    check_reachable(ENDPOINT, missing)
     try:
         siblings = HfApi().model_info(repo, revision=revision, timeout=SECONDS).siblings or []
         names = wanted_files([sibling.rfilename for sibling in siblings])
@@ -109,7 +110,7 @@ def cached(repo: str, revision: str | None, missing: str) -> Path:
         if snapshots:
             there = ", ".join(str(path) for path in snapshots[:5])
             raise InputError(f"{repo} is in the cache in other revisions", f"name the folder: {there}") from error
-        raise InputError(f"{missing} is not in the cache", "download it: diffrep models download NAME") from error
+        raise InputError(f"{missing} is not in the cache", f"download it: diffrep models download {repo}") from error
 
 
 def unread_encoders(folder: Path) -> set[str]:
@@ -133,7 +134,8 @@ def check_reachable(url: str, missing: str) -> None:
     parts, answer = urlsplit(url), []
 
     def connect() -> None:
-        with suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 443), SECONDS):
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with suppress(OSError), socket.create_connection((parts.hostname or "", port), SECONDS):
             answer.append(True)
 
     worker = threading.Thread(target=connect, daemon=True)

@@ -11,10 +11,10 @@ from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError, InputError, UsageError, nearest
 from diffrep.formats import folder as own
 from diffrep.formats import hub, tensor_files
-from diffrep.formats.foreign import load_foreign
+from diffrep.formats.foreign import load_foreign, say_license
 from diffrep.formats.limits import at_most
 from diffrep.formats.packaged import folder_of, models
-from diffrep.formats.parts import SavedAutoencoder
+from diffrep.formats.parts import SavedAutoencoder, all_tensors
 from diffrep.formats.walking import not_finite
 from diffrep.schedules import Schedule
 
@@ -91,7 +91,9 @@ def load_own(
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise FormatError(f"{path / own.CONFIG} is broken ({text})", "copy the folder again") from error
-    if strange := not_finite(model.state_dict().items()):
+    if isinstance(origin := config.get("origin"), dict):
+        say_license(name, str(origin.get("family"))[:80], str(origin.get("license"))[:200])
+    if strange := not_finite(all_tensors(model).items()):
         raise FormatError(f"{name} holds NaN or infinity: {', '.join(strange[:5])}", "copy the folder again")
     return model
 

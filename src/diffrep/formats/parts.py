@@ -43,6 +43,11 @@ def tensors_of(model: SavedAutoencoder) -> dict[str, Tensor]:
     return dict(_Parts(model).state_dict())
 
 
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors, and those of its parts."""
+    return {**model.state_dict(), **(tensors_of(model) if isinstance(model, SavedAutoencoder) else {})}
+
+
 def add(model: SavedAutoencoder, config: Mapping[str, Any]) -> nn.Module:
     """Give a model the fresh parts that a config describes.
 

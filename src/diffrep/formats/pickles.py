@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,9 @@ class Reader:
         if name in REBUILDERS:
             return REBUILDERS[name](self.call, *args)
         module = name.split(".")[0]
+        module = IMPORT_MAPPING.get(module, module).split(".")[
+            0
+        ]  # protocol 2 has Python 2's names, __builtin__ and such
         foreign = module not in sys.stdlib_module_names and module != "torch"
         if not (foreign or module in HARMLESS or name.startswith(("torch.nn.", "torch.optim."))):
             raise FormatError(

@@ -126,12 +126,13 @@ def load_vae(source: str | Path, *, device: str | torch.device = "cpu") -> Vae:
         raise FormatError(f"{folder} holds a {kind[:80]}", f"expected a VAE. {nearest(kind, VAES)}")
     files = weight_files(folder)
     with at_most(sum(file.stat().st_size for file in files), str(source)):
-        module = _built(kind, config, folder)
-    load_strictly(module, modernized(Weights(files), module), folder)
-    if strange := not_finite(module.state_dict().items()):
+        made = _built(kind, config, folder, str(source))
+    load_strictly(made.module, modernized(Weights(files), made.module), folder)
+    if strange := not_finite(made.module.state_dict().items()):
         raise FormatError(f"{folder} holds NaN or infinity: {', '.join(strange[:5])}", "copy the folder again")
     hashes = [sha256_of(file) for file in (folder / "config.json", *files)]
-    return Vae(module, str(source), sha256("".join(hashes).encode()).hexdigest()).to(device)
+    made.identity = sha256("".join(hashes).encode()).hexdigest()
+    return made.to(device)
 
 
 def inside(path: Path) -> Path | None:
@@ -143,15 +144,16 @@ def inside(path: Path) -> Path | None:
     return None
 
 
-def _built(kind: str, config: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401 (a class of diffusers)
+def _built(kind: str, config: dict[str, Any], folder: Path, source: str) -> Vae:
     try:
         import diffusers
     except ImportError as error:
         raise extra_missing(error) from error
     try:
         with torch.random.fork_rng(devices=[]):
-            return getattr(diffusers, kind).from_config({k: v for k, v in config.items() if not k.startswith("_")})
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+            plain = {name: value for name, value in config.items() if not name.startswith("_")}
+            return Vae(getattr(diffusers, kind).from_config(plain), source)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, ArithmeticError) as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise FormatError(f"{folder / 'config.json'} describes no VAE ({text})", "copy the folder again") from error
 

@@ -66,6 +66,8 @@ def download(
     from diffrep.formats.downloads import download as fetch
     from diffrep.formats.hub import HUB_ID, repository
 
+    if name in models():
+        raise UsageError(f"{name} comes with diffrep", "it loads by its name, without a download")
     found = find_card(name)
     if found is None and not HUB_ID.fullmatch(name):
         raise UsageError(f'there is no card "{name}"', nearest(name, models(public=True)))
