@@ -51,6 +51,9 @@ def test_the_file_that_is_named_is_the_one_that_is_read(tmp_path):
     agrees(tmp_path / f"{WEIGHTS}.safetensors", plain, schedule=LINEAR)
     agrees(tmp_path / f"{WEIGHTS}.non_ema.safetensors", raw, schedule=LINEAR)
     agrees(tmp_path / f"{WEIGHTS}.bin", old, schedule=LINEAR)
+    averaged = random("UNet2DModel", **UNET, seed=3)
+    averaged.save_pretrained(tmp_path, variant="ema")
+    agrees(tmp_path, averaged, schedule=LINEAR)
 
 
 def test_of_several_variants_one_must_be_named(tmp_path):

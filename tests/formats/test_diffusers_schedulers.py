@@ -163,6 +163,11 @@ def test_a_table_without_end_is_refused(kind):
         schedule_of({"beta_schedule": kind, "num_train_timesteps": 10**9, "beta_start": 0.1, "beta_end": 0.2}, "mine")
 
 
+def test_a_table_that_does_not_fall_is_refused():
+    with pytest.raises(FormatError, match="scheduler of mine has no falling table"):
+        schedule_of({"trained_betas": [2, 3]}, "mine")
+
+
 def test_pure_noise_at_the_end_of_a_table(tmp_path):
     settings = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "clip_sample": False}
     theirs, scheduler = random("UNet2DModel", **UNET), diffusers().DDIMScheduler(**settings)

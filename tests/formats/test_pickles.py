@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffrep.errors import FormatError
 from diffrep.formats import pickles
 from diffrep.formats.inert import Inert, Name
 from diffrep.formats.state_dicts import module_tensors, state_dict
@@ -128,3 +129,13 @@ def test_official_files_are_read_as_torch_reads_them(file: Path) -> None:
         assert isinstance(ours, dict)  # it names a class that torch refuses and we keep as a record
     else:
         assert same(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"), [(b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"), (b"<!DOCTYPE html>", "web page")]
+)
+def test_what_lies_in_the_place_of_a_checkpoint_is_named(start: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(start + b"and so on")
+    with pytest.raises(FormatError, match=what):
+        pickles.read(path)

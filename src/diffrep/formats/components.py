@@ -129,7 +129,8 @@ def _component(folder: Path, config: Mapping[str, Any], weights: Weights, pipeli
 def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
     """The weight files of a component: one, or the shards that its index names.
 
-    Safetensors come before .bin, and plain names before variants such as `fp16`, of which there may be one.
+    Safetensors come before .bin, averaged weights (`ema`) before plain names, and these before other variants such as
+    `fp16`, of which there may be one.
 
     Errors:
         FormatError: there are none, or a shard is missing or lies outside. InputError: variants only, and several.
@@ -143,9 +144,9 @@ def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
                 found[variant] = _shards(path) if path.suffix == ".json" else [path]
     if not found:
         raise FormatError(f"{folder} has no weights", f"expected {stem}.safetensors or .bin")
-    if len(found) > 1 and "" not in found:
+    if len(found) > 1 and not found.keys() & {"ema", ""}:
         raise InputError(f"{folder} holds {', '.join(sorted(found))}", "name the weight file that is meant")
-    return found.get("") or next(iter(found.values()))
+    return found.get("ema") or found.get("") or next(iter(found.values()))
 
 
 def _shards(index: Path) -> list[Path]:

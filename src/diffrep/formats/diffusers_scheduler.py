@@ -156,7 +156,10 @@ def schedule_of(scheduler: Mapping[str, Any], name: str) -> Schedule:
         return UnknownSchedule(name, f"its scheduler is a {kind} with beta_schedule {scheduler.get('beta_schedule')}")
     at_first = next((default for start, default in AT_FIRST.items() if kind.startswith(start)), None)
     clean = at_first is None or bool(scheduler.get("set_alpha_to_one", at_first))
-    return DiscreteSchedule(rows.double(), clean=1.0 if clean else float(rows[0]))
+    try:
+        return DiscreteSchedule(rows.double(), clean=1.0 if clean else float(rows[0]))
+    except UsageError as error:
+        raise FormatError(f"the scheduler of {name} has no falling table: {error}", "copy its folder again") from error
 
 
 def table(scheduler: Mapping[str, Any]) -> Tensor | None:

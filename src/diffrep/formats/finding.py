@@ -84,15 +84,15 @@ def without_raw_twins(candidates: list[Path], root: Path) -> list[Path]:
 
 
 def _says_ema(name: str) -> bool:
-    return bool(re.search(r"(^|[_.-])ema([_.-]|$)", name))
+    return re.search(r"(^|[_.-])ema([_.-]|$|(?=model))", name.lower()) is not None
 
 
 def _without_ema(path: Path) -> tuple[str, ...]:
-    """A name that a file shares with its twin: without "ema" and its rate, and without "model"."""
+    """A name that a file shares with its twin: without "ema" and its rate, and without "model" and "raw"."""
     parts = []
-    for part in (path.stem, path.parent.name):
-        part = re.sub(r"(^|[_.-])ema(_0?\.\d+)?(?=[_.-]|$)", r"\1", part)
-        parts.append(re.sub(r"(^|(?<=[_.-]))model(?=[_.-]?\d)", "", part).strip("_.-"))
+    for part in (path.stem.lower(), path.parent.name.lower()):
+        part = re.sub(r"(^|[_.-])ema(_0?\.\d+)?(?=[_.-]|$|model)", r"\1", part)
+        parts.append(re.sub(r"(^|(?<=[_.-]))(model|raw)(?=[_.-]?\d|[_.-]|$)", "", part).strip("_.-"))
     return (str(path.parent.parent), parts[1], parts[0])
 
 

@@ -23,7 +23,7 @@ LOG = logging.getLogger("diffrep.formats")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DATA = (".json", ".txt", ".model")
 WEIGHTS = (".safetensors", ".bin")
-VARIANTS = ("", "fp32", "bf16", "fp16")
+VARIANTS = ("ema", "", "fp32", "bf16", "fp16")
 """Forms of weights in the order in which they are wanted; others, such as non_ema, only where nothing else is there."""
 FOLDERS = ("", "unet", "transformer", "prior", "scheduler", "vae")
 SECONDS = 4

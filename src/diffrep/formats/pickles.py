@@ -25,6 +25,11 @@ from diffrep.formats.rebuilders import REBUILDERS, STORAGES, Storage, sizes
 from diffrep.formats.unpickling import Machine
 from diffrep.formats.zips import entries
 
+PLACEHOLDERS = {
+    b"version https://git-lfs": ("a pointer of git-lfs, not the file itself", "fetch it: git lfs pull"),
+    b"<": ("a web page", "download the file again"),
+}
+"""What users find in the place of a checkpoint: first bytes -> what it is, what to do."""
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of torch's files before version 1.6."""
 HARMLESS = {"collections", "datetime", "decimal", "enum", "fractions", "pathlib", "types", "uuid"}
@@ -112,6 +117,9 @@ def read(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
     if size == 0:
         raise FormatError(f"{path} is empty", "copy the file again")
     reader = Reader(torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8))
+    for start, (what, hint) in PLACEHOLDERS.items():
+        if bytes(reader.buffer[: len(start)]) == start:
+            raise FormatError(f"{path} is {what}", hint)
     try:
         if bytes(reader.buffer[:4]) == b"PK\x03\x04":
             return zipped(path, reader)

@@ -80,8 +80,8 @@ def download(
 
 
 def _title(name: str) -> str:
-    """The first sentence of a card, below its heading."""
+    """What a packaged model is: the data and the training that its card names first."""
     from diffrep.formats import card
 
     lines = (line.strip() for line in card(name).splitlines())
-    return next((line for line in lines if line and not line.startswith("#")), "")
+    return next((line.removeprefix("- Data: ") for line in lines if line.startswith("- Data: ")), "")
