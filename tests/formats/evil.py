@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -49,11 +50,12 @@ def payload(kind: str, sentinel: Path) -> Any:
         "hub": lambda: Calls(torch.hub.load, str(sentinel.parent), "model", "local"),
         "import": lambda: Calls(__import__, "antigravity"),
         "open": lambda: Calls(open, str(sentinel), "w"),
+        "save": lambda: Calls(np.save, str(sentinel), 1),
     }
     return kinds[kind]()
 
 
-KINDS = ("os.system", "eval", "exec", "getattr", "partial", "popen", "methodcaller", "hub", "import", "open")
+KINDS = ("os.system", "eval", "exec", "getattr", "partial", "popen", "methodcaller", "hub", "import", "open", "save")
 
 
 def evil_file(folder: Path, kind: str, suffix: str, sentinel: Path) -> Path:

@@ -24,7 +24,8 @@ LEVELS = 3
 """The file's own folder and two above it."""
 INSIDE = ("args", "config", "hyper_parameters")
 """Where programs keep their settings in a checkpoint: DiT's family, LightningDiT, Lightning."""
-MAX_BYTES, MAX_VALUES = 200_000, 100_000
+MAX_BYTES, MAX_YAML, MAX_VALUES = 200_000, 50_000, 100_000
+"""YAML is read by Python code, which is slow, and safe where libyaml crashes: on nesting without end."""
 
 
 def beside(path: Path) -> tuple[dict[str, Any], str]:
@@ -92,16 +93,17 @@ def read_config(path: Path) -> dict[str, Any]:
     Errors:
         FormatError: too large, broken, nested too deeply, or no mapping.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise FormatError(f"{path} has {path.stat().st_size} bytes", f"a config has at most {MAX_BYTES}")
+    size, most = path.stat().st_size, MAX_BYTES if path.suffix == ".json" else MAX_YAML
+    if size > most:
+        raise FormatError(f"{path} has {size} bytes", f"a config has at most {most}")
     try:
         text = path.read_text(encoding="utf-8")
-        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)  # libyaml's crashes on deep ones
-        size = _values(config, {})
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        values = _values(config, {})
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise FormatError(f"{path} is broken: {str(error)[:200]}", "copy the file again") from error
-    if size > MAX_VALUES:
-        raise FormatError(f"{path} stands for {size} values", f"a config has at most {MAX_VALUES}")
+    if values > MAX_VALUES:
+        raise FormatError(f"{path} stands for {values} values", f"a config has at most {MAX_VALUES}")
     if not isinstance(config, dict):
         raise FormatError(f"{path} holds no settings", "expected a mapping from names to values")
     return config

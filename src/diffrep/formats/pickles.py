@@ -68,8 +68,8 @@ class Reader:
         module = IMPORT_MAPPING.get(module, module).split(".")[
             0
         ]  # protocol 2 has Python 2's names, __builtin__ and such
-        foreign = module not in sys.stdlib_module_names and module != "torch"
-        if not (foreign or module in HARMLESS or name.startswith(("torch.nn.", "torch.optim."))):
+        foreign = module not in sys.stdlib_module_names and module not in ("torch", "numpy")
+        if not (foreign or module in HARMLESS or name.startswith(("torch.nn.", "torch.optim.", "numpy.random."))):
             raise FormatError(
                 f"the pickle wants to call {name[:80]}, which no checkpoint needs", "do not use this file"
             )
