@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 
@@ -131,23 +131,22 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     monkeypatch.setenv("DIFFREP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(downloads, "SCHEMES", ("http://", "https://"))
-    made = HTTPServer(("127.0.0.1", 0), Handler)
-    made.daemon_threads = True  # type: ignore[attr-defined]
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.starts = []  # type: ignore[attr-defined]
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield made
     made.shutdown()
 
 
-def address(server: HTTPServer, name: str) -> str:
+def address(server: ThreadingHTTPServer, name: str) -> str:
     return f"http://127.0.0.1:{server.server_port}/{name}"
 
 
-def test_a_download_is_verified_kept_and_described(server: HTTPServer) -> None:
+def test_a_download_is_verified_kept_and_described(server: ThreadingHTTPServer) -> None:
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     made = made_card("m", {"heads": 3}, location=address(server, "good.bin"), sha256=sha256)
     seen: list[tuple[int, int | None]] = []
@@ -159,7 +158,7 @@ def test_a_download_is_verified_kept_and_described(server: HTTPServer) -> None:
     assert len(server.starts) == 1
 
 
-def test_a_download_goes_on_where_it_stopped(server: HTTPServer) -> None:
+def test_a_download_goes_on_where_it_stopped(server: ThreadingHTTPServer) -> None:
     made = made_card("m", location=address(server, "good.bin"))
     part = downloads.file_of(made).with_name("good.bin.part")
     part.parent.mkdir(parents=True)
@@ -168,14 +167,14 @@ def test_a_download_goes_on_where_it_stopped(server: HTTPServer) -> None:
     assert server.starts == [1000]
 
 
-def test_another_file_than_published_is_refused(server: HTTPServer) -> None:
+def test_another_file_than_published_is_refused(server: ThreadingHTTPServer) -> None:
     made = made_card("m", location=address(server, "good.bin"), md5="0" * 32)
     with pytest.raises(FormatError, match="is not what was published: md5"):
         downloads.download(made)
     assert not downloads.file_of(made).exists()
 
 
-def test_a_file_that_changes_later_is_found(server: HTTPServer) -> None:
+def test_a_file_that_changes_later_is_found(server: ThreadingHTTPServer) -> None:
     made = made_card("m", location=address(server, "good.bin"))
     path = downloads.download(made)
     path.write_bytes(b"changed")
@@ -184,7 +183,7 @@ def test_a_file_that_changes_later_is_found(server: HTTPServer) -> None:
 
 
 @pytest.mark.parametrize("where", ["missing.bin", "silent.bin", "nobody"])
-def test_what_cannot_be_had_is_named_within_five_seconds(where: str, server: HTTPServer) -> None:
+def test_what_cannot_be_had_is_named_within_five_seconds(where: str, server: ThreadingHTTPServer) -> None:
     location = "http://127.0.0.1:9/nobody" if where == "nobody" else address(server, where)
     began = time.perf_counter()
     with pytest.raises(InputError, match=where):

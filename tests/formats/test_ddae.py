@@ -199,7 +199,7 @@ def alone(answers: Case, tmp_path):
 
 def test_without_its_config_everything_that_is_missing_is_named(tmp_path):
     file = alone(case("ddae-ddpm"), tmp_path)
-    with pytest.raises(FormatError, match=r"model_type, attn_channels_per_head, image_shape.*architecture="):
+    with pytest.raises(FormatError, match=r"model_type, attn_channels_per_head, image_shape.*with n_T, betas; or"):
         dr.load(file)
     with pytest.raises(FormatError, match=r"not tell: attn_channels_per_head, image_shape, n_T, betas"):
         dr.load(file, architecture={"model_type": "DDPM"})

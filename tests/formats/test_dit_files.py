@@ -273,3 +273,10 @@ def test_broken_files_are_refused(tmp_path: Path, change: str, facts: dict[str, 
     }
     with pytest.raises(FormatError, match=named.get(change)):
         open_file(write(tmp_path / "weights.pt", broken(change)), facts)
+
+
+@pytest.mark.parametrize("facts", [FACTS, SIT, REPA])
+def test_a_normalization_that_is_not_there_is_refused(tmp_path: Path, facts: dict[str, object]) -> None:
+    path = write(tmp_path / "weights.pt", random_state(adaptive_shapes()))
+    with pytest.raises(FormatError, match="qk_norm = False, but architecture= says True"):
+        open_file(path, {**facts, "qk_norm": True})

@@ -80,3 +80,13 @@ def test_what_the_file_says_of_itself_goes_before_what_lies_beside_it(tmp_path: 
     assert (denoiser.conditioning.scale, denoiser.labels.null) == (-1, 10)
     assert denoiser.network.config["heads"] == 2
     assert open_file(path, {"num_heads": 4}).network.config["heads"] == 4
+
+
+def test_the_folder_of_a_run_names_its_path(tmp_path: Path) -> None:
+    for name, straight in (("001-SiT-S-2-Linear-velocity-None", True), ("001-SiT-S-2-GVP-noise-None", False)):
+        path = write(tmp_path / name / "checkpoints" / "0050000.pt", doubled("trained"))
+        if straight:
+            assert open_file(path, FEW).conditioning.scale == -1
+            continue
+        with pytest.raises(FormatError, match='path_type "gvp" and prediction "noise"'):
+            open_file(path, FEW)

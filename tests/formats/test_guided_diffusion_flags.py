@@ -64,3 +64,12 @@ def test_a_state_dict_in_a_wrapper(tmp_path, wrapper):
     others = {name: raw for name in ("model", "state_dict", "model_state_dict")} if "ema" in wrapper else {}
     torch.save({**others, wrapper: state, "step": 3}, file)
     assert dr.load(file, architecture=FACTS).identity == plain
+
+
+@pytest.mark.parametrize("key", ["ema", "shadow_params"])
+def test_an_average_without_names_is_said_to_be_left_out(tmp_path, key, caplog):
+    file = written(tmp_path, random_network())
+    state = torch.load(file, weights_only=True)
+    torch.save({"model": state, key: {"shadow": list(state.values())}}, file)
+    dr.load(file, architecture=FACTS)
+    assert f"raw weights are read; the averaged ones in {key}" in caplog.text

@@ -21,6 +21,7 @@ from diffrep.formats.state_dicts import read_file, tensors_in
 MISSING: Any = object()
 """The default of `Content.fact` that makes a missing fact an error."""
 EXAMPLES = {
+    "model_type": '"DDPM" (with n_T, betas; or "EDM", with sigma_data, p_mean, p_std, sigma_min, sigma_max, rho)',
     "model": '"DiT-XL/2" (or "SiT-XL/2" with "learn_sigma": false, "REPA", "LightningDiT-XL/1")',
     "time": '"discrete" (latents; "continuous" for pixels)',
     "null_class": "1000 (the last label, or false where it is a class)",

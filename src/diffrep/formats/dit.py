@@ -14,7 +14,7 @@ from torch import Tensor
 from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content
-from diffrep.formats.dit_program import fact, program_of, tensors_of
+from diffrep.formats.dit_program import fact, path_in_names, program_of, tensors_of
 from diffrep.formats.dit_tensors import filled, flow, labels_of, learns_variance, outline, source_of, velocity
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import named_schedule
@@ -106,9 +106,8 @@ def check_path(content: Content, unused: tuple[str, ...] = ()) -> None:
     Errors:
         FormatError: another path or prediction.
     """
-    path, prediction = (
-        str(fact(content, name, default)).lower() for name, default in (("path_type", "linear"), ("prediction", "v"))
-    )
+    usual = {"path_type": "linear", "prediction": "v", **path_in_names(content)}
+    path, prediction = (str(fact(content, name, default)).lower() for name, default in usual.items())
     if path not in ("linear", *unused) or prediction not in ("v", "velocity"):
         raise FormatError(
             f'{content.path} has path_type "{path}" and prediction "{prediction}"',

@@ -109,6 +109,15 @@ def by_names(content: Content) -> str:
     return ""
 
 
+def path_in_names(content: Content) -> dict[str, str]:
+    """Path and prediction, where a folder has a name of SiT's train.py, such as 000-SiT-XL-2-Linear-velocity-None."""
+    pattern = rf"-({'|'.join(SPELLED['SiT']['path_type'])})-({'|'.join(SPELLED['SiT']['prediction'])})-"
+    for parent in list(content.path.resolve().parents)[:2]:
+        if found := re.search(pattern, parent.name):
+            return {"path_type": found[1], "prediction": found[2]}
+    return {}
+
+
 def by_variance(tensors: Mapping[str, Tensor]) -> str:
     """DiT where the second half of the output was trained, SiT where it still is zero; "" where there is none."""
     if not doubled(tensors):

@@ -85,13 +85,14 @@ def outline(content: Content, tensors: Mapping[str, Tensor], program: str) -> di
     except (ValueError, ZeroDivisionError) as error:
         raise FormatError(f"{content.path} has no {program} network's tensors: {error}") from error
     side, depth = math.isqrt(tokens), depth_of(tensors, "blocks")
+    normed = "blocks.0.attn.q_norm.weight" in tensors
     if side * side != tokens:
         raise FormatError(f"{content.path} has {tokens} positions", f"{program} has square images: a square number")
     check_facts(
         content,
         {
             **{"in_channels": channels, "in_chans": channels, "input_size": side * patch, "patch_size": patch},
-            **{"hidden_size": width, "depth": depth},
+            **{"hidden_size": width, "depth": depth, "qk_norm": normed},
         },
     )
     check_ratio(content, width, hidden, gated=inner == "w3")
@@ -103,7 +104,7 @@ def outline(content: Content, tensors: Mapping[str, Tensor], program: str) -> di
         "depth": depth,
         "mlp_ratio": ratio(hidden, width),
         "classes": len(tensors[TABLE]),
-        "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
+        "qk_norm": normed,
         "heads": heads_of(content, program, width, depth, len(tensors[TABLE])),
     }
 

@@ -20,6 +20,7 @@ from diffrep.formats.families import families
 from diffrep.formats.finding import find
 from diffrep.formats.limits import at_most
 from diffrep.formats.parts import all_tensors
+from diffrep.formats.state_dicts import unread_average
 from diffrep.formats.walking import not_finite, tensors_below
 from diffrep.schedules import Schedule
 
@@ -75,6 +76,8 @@ def load_foreign(
         replace_schedule(model, schedule, content)
     for name, meant in content.misspelt().items():
         LOG.warning('%s: architecture= has "%s", which nothing asked for; was "%s" meant?', content.name, name, meant)
+    if average := unread_average(content.data):
+        LOG.warning("%s: raw weights are read; the averaged ones in %s are left out", content.name, average)
     say_license(content.name, family.name, family.license)
     return Loaded(model.eval(), family, content)
 

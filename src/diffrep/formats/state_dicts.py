@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from diffrep.formats import pickles, tensor_files
 from diffrep.formats.inert import Inert
-from diffrep.formats.walking import check_expanded
+from diffrep.formats.walking import check_expanded, tensors_below
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of a network inside DataParallel, and inside torch.compile."""
-KEYS = ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "state_dict", "model_state_dict", "model")
+AVERAGED = ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema")
+KEYS = (*AVERAGED, "state_dict", "model_state_dict", "model")
 """Where programs keep weights in a checkpoint; averaged ones come first."""
 
 
@@ -47,6 +49,15 @@ def state_dict(data: Any) -> dict[str, Tensor]:  # noqa: ANN401 (what the file s
             if inner := tensors_in(data.get(name)):
                 return inner
     return tensors_in(data)
+
+
+def unread_average(data: Any) -> str | None:  # noqa: ANN401 (what the file says)
+    """The key of averaged weights that `state_dict` leaves out for raw ones, such as a list; None if there is none."""
+    if not isinstance(data, Mapping) or not state_dict(data) or any(tensors_in(data.get(name)) for name in AVERAGED):
+        return None
+    inner = {str(name): value for name, value in data.items() if not isinstance(value, Tensor)}
+    named = (name for name in inner if re.search(r"(^|[_.-])(ema|shadow)([_.-]|$)", name.lower()))
+    return next((name for name in named if any(tensors_below(inner[name]))), None)
 
 
 def module_tensors(module: Inert, prefix: str = "") -> dict[str, Tensor]:
