@@ -182,8 +182,8 @@ def test_all_missing_facts_are_named_with_the_fix(tmp_path: Path) -> None:
     content = Content(tmp_path / "x.pt", {}, {"a": 1}, name="x.pt")
     require(content, "a DDAE checkpoint", ["a"])
     with pytest.raises(FormatError) as caught:
-        require(content, "a DDAE checkpoint", ["a", "model_type", "network.attn_channels_per_head"])
-    assert "model_type, attn_channels_per_head" in caught.value.message
-    assert 'architecture={"model_type": ..., "attn_channels_per_head": ...}' in caught.value.hint
+        require(content, "a DDAE checkpoint", ["a", "n_blocks", "network.attn_channels_per_head"])
+    assert "n_blocks, attn_channels_per_head" in caught.value.message
+    assert 'architecture={"n_blocks": ..., "attn_channels_per_head": ...}' in caught.value.hint
     with pytest.raises(FormatError, match="b"):
         content.fact("b")

@@ -263,6 +263,8 @@ def test_an_unknown_tap_names_the_nearest():
         {"image_shape": [3, -8, -8]},
         {"image_shape": 8},
         {"n_T": 0},
+        {"attn_channels_per_head": 0},
+        {"attn_channels_per_head": "16"},
     ],
 )
 def test_facts_of_another_model_are_refused(wrong):
@@ -328,6 +330,19 @@ def test_churn_is_the_config_s(tmp_path):
         for m, settings in ((model, {}), (dr.load(answers.folder), {"churn_range": (0.05, 20), "churn_noise": 1.003}))
     )
     assert torch.equal(made, other)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_wrapped_networks(wrapper, tmp_path):
+    """DataParallel and torch.compile put their names before the network's, inside the average's own."""
+    answers = case("ddae-ddpm")
+    data = torch.load(checkpoint(answers), weights_only=True)
+    for key in ("EMA", "MODEL"):
+        names = {name: name.replace("nn_model.", f"{wrapper}nn_model.") for name in data[key]}
+        data[key] = {names[name]: tensor for name, tensor in data[key].items()}
+    torch.save(data, tmp_path / "m.pt")
+    shutil.copytree(answers.folder / "config", tmp_path / "config")
+    assert dr.load(tmp_path / "m.pt").identity == dr.load(answers.folder).identity
 
 
 @pytest.mark.parametrize("prefix", ["ema_model.nn_model.", "nn_model.", ""])

@@ -90,7 +90,7 @@ def test_statistics_lie_beside_the_checkpoint(tmp_path: Path) -> None:
 
 def test_without_statistics_it_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "weights.pt", state_of(**XL))
-    with pytest.raises(FormatError, match=r"latents_stats\.pt is not beside it.*latent_mean, latent_std"):
+    with pytest.raises(FormatError, match=r"latent_mean, latent_std .*latents_stats\.pt beside it"):
         open_file(path, {"num_heads": 2, "num_classes": 10})
     with pytest.raises(FormatError, match="4 finite numbers, one per channel"):
         open_file(path, {**FACTS, "latent_std": [1.0, 2.0]})
@@ -133,6 +133,8 @@ def test_what_is_known_by_its_settings_its_name_or_its_statistics(tmp_path: Path
 def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="num_heads, latent_mean, latent_std"):
         open_file(write(tmp_path / "weights.pt", state_of(**XL)), {"num_classes": 10})
+    with pytest.raises(FormatError, match="num_heads, num_classes, latent_mean, latent_std"):
+        open_file(tmp_path / "weights.pt")
 
 
 def test_modulation_of_another_width_is_refused(tmp_path: Path) -> None:

@@ -84,12 +84,17 @@ def test_a_file_outside_of_the_project_is_not_read(copy, named):
     assert below_root(copy / "runs" / "a" / "b.pt", named) is None
 
 
-def test_a_classifier_without_a_config_belongs_to_the_only_autoencoder(copy, model):
+def test_a_classifier_without_a_config_belongs_to_the_only_autoencoder_or_to_its_encoder(copy, model, caplog):
     (copy / "trained-models" / "classifier" / "config.yml").unlink()
     assert torch.equal(dr.load(copy).classifier.weight, model.classifier.weight)
     other = copy / "trained-models" / "autoencoder" / "other"
     shutil.copytree(other.parent / "celeba64", other)
     assert dr.load(other.parent / "celeba64").classifier is None
+    assert "neither a config nor its encoder names it" in caplog.text
+    file = copy / "trained-models" / "classifier" / "checkpoint.pt"
+    data, mine = torch.load(file, weights_only=True), torch.load(other / "checkpoint.pt", weights_only=True)
+    torch.save({**data, "encoder": mine["ema_encoder"]}, file)  # as the program saves it
+    assert torch.equal(dr.load(other).classifier.weight, model.classifier.weight)
 
 
 def test_a_prior_without_statistics_is_left_out_and_said(copy, caplog):

@@ -23,6 +23,8 @@ MISSING: Any = object()
 EXAMPLES = {
     "model_type": '"DDPM" (with n_T, betas; or "EDM", with sigma_data, p_mean, p_std, sigma_min, sigma_max, rho)',
     "model": '"DiT-XL/2" (or "SiT-XL/2" with "learn_sigma": false, "REPA", "LightningDiT-XL/1")',
+    "latent_mean": "[...] (or latents_stats.pt beside it)",
+    "latent_std": "[...]",
     "time": '"discrete" (latents; "continuous" for pixels)',
     "null_class": "1000 (the last label, or false where it is a class)",
     "_class_name": '"UNet2DModel", and what else its config.json says',
@@ -74,6 +76,14 @@ class Content:
         if default is MISSING:
             require(self, "this checkpoint", [name])
         return default
+
+    def origin_of(self, name: str) -> str:
+        """Where a known fact comes from, in words."""
+        for known, place in ((self.told, "architecture="), (self.own, "the file itself")):
+            with suppress(KeyError):
+                settings.lookup(known, name)
+                return place
+        return self.origins[-1] if self.origins else "its config"
 
     def misspelt(self) -> dict[str, str]:
         """Facts from the caller that nobody asked for -> the fact that was perhaps meant, which was not given."""

@@ -6,6 +6,7 @@ shows the network t / n_T; its DDIM sampler walks another table than training (D
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,8 @@ from diffrep.schedules import DiscreteSchedule
 
 DEFAULT_SHAPE = [3, 32, 32]
 EDM_FACTS = ("sigma_data", "p_mean", "p_std", "sigma_min", "sigma_max", "rho")
-PLACES = (
-    ("EMA", "ema_model.nn_model."),
-    ("EMA", "ema_model.module.nn_model."),
-    ("MODEL", "module.nn_model."),
-    ("MODEL", "nn_model."),
-)
+WRAPPED = r"((module|_orig_mod)\.)*"
+PLACES = (("EMA", rf"ema_model\.{WRAPPED}nn_model\."), ("MODEL", rf"{WRAPPED}nn_model\."))
 """Where the network's tensors are, the best first: the moving average, as the program's own features use."""
 UNUSED = ("online_model.", "initted", "step")
 """What else is in ema-pytorch's state: the raw weights once more, and counters."""
@@ -120,14 +117,15 @@ def outline(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
 
 def _find(content: Content) -> dict[str, Tensor] | None:
     data = content.data if isinstance(content.data, Mapping) else {}
-    whole = tensors_in(data)
+    flat = tensors_in(data)
     for key, prefix in PLACES:
-        part = tensors_in(data.get(key)) or whole
-        state = {name.removeprefix(prefix): t for name, t in part.items() if name.startswith(prefix)}
-        if f"{prefix}image_proj.weight" in part:
-            return state | {n: t for n, t in part.items() if not n.startswith((prefix, *UNUSED))}
-    flat = {name.removeprefix("nn_model."): t for name, t in whole.items()}
-    return flat if {"image_proj.weight", "final.weight"} <= flat.keys() else None
+        part = tensors_in(data.get(key)) or flat
+        state = {re.sub(f"^{prefix}", "", name): t for name, t in part.items() if re.match(prefix, name)}
+        if "image_proj.weight" in state:
+            others = {name: t for name, t in part.items() if not re.match(prefix, name)}
+            return state | {name: t for name, t in others.items() if not name.startswith(UNUSED)}
+    bare = {name.removeprefix("nn_model."): t for name, t in flat.items()}
+    return bare if {"image_proj.weight", "final.weight"} <= bare.keys() else None
 
 
 def _network(content: Content, state: Mapping[str, Tensor]) -> UNet:
@@ -145,7 +143,7 @@ def _network(content: Content, state: Mapping[str, Tensor]) -> UNet:
     check_told(content, told)
     config = {
         **shape,
-        "head_width": None if head_width is None else int(head_width),
+        "head_width": None if head_width is None else whole(content, "attn_channels_per_head"),
         "dropout": float(content.fact("dropout", 0.0)),
     }
     network = cast(UNet, built(config, content.path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from diffrep.errors import FormatError
 from diffrep.formats.content import Content, ask
 from diffrep.formats.dit_program import doubled, fact, halves
 from diffrep.formats.official_names import load_official
+from diffrep.formats.told import positive
 from diffrep.input_spec import LatentScaling
 
 HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16, (1536, 24): 24, (1792, 28): 28}
@@ -60,13 +61,16 @@ def official(ours: str, gated: bool = False) -> str:
     return re.sub(r"\.feed_forward\.linear([12])\.", lambda found: f".mlp.{LAYERS[gated][int(found[1]) - 1]}.", ours)
 
 
-def outline(content: Content, tensors: Mapping[str, Tensor], program: str) -> dict[str, Any]:
+def outline(
+    content: Content, tensors: Mapping[str, Tensor], program: str, also_missing: Sequence[str] = ()
+) -> dict[str, Any]:
     """What the tensors' shapes tell of the network, in the builder's words, and the heads, which they do not.
 
     Args:
         content: whose facts are asked.
         tensors: by official name.
         program: who wrote them; "" where that is not known, which is then asked for with whatever else is missing.
+        also_missing: facts of which the caller knows that they are missing.
 
     Errors:
         FormatError: shapes that are none of this family's, shapes that contradict the facts, missing facts.
@@ -105,7 +109,7 @@ def outline(content: Content, tensors: Mapping[str, Tensor], program: str) -> di
         "mlp_ratio": ratio(hidden, width),
         "classes": len(tensors[TABLE]),
         "qk_norm": normed,
-        "heads": heads_of(content, program, width, depth, len(tensors[TABLE])),
+        "heads": heads_of(content, program, width, depth, len(tensors[TABLE]), also_missing),
     }
 
 
@@ -130,20 +134,21 @@ def check_facts(content: Content, found: Mapping[str, object]) -> None:
         said = fact(content, name)
         if said is not None and said != value:
             raise FormatError(
-                f"{content.path} has {name} = {value}, but {content.origin} says {said}",
+                f"{content.path} has {name} = {value}, but {content.origin_of(name)} says {said}",
                 "is it another model's config?",
             )
 
 
 def check_ratio(content: Content, width: int, hidden: int, *, gated: bool) -> None:
     """Refuse an `mlp_ratio` that does not make this many hidden features; gated layers have two thirds of them."""
-    said = fact(content, "mlp_ratio")
-    inner = int(width * said) if isinstance(said, int | float) else hidden
+    inner = hidden if fact(content, "mlp_ratio") is None else int(width * positive(content, "mlp_ratio"))
     if hidden not in (inner, int(2 / 3 * inner) if gated else inner):
         check_facts(content, {"mlp_ratio": hidden / width})
 
 
-def heads_of(content: Content, program: str, width: int, depth: int, rows: int) -> int:
+def heads_of(
+    content: Content, program: str, width: int, depth: int, rows: int, also_missing: Sequence[str] = ()
+) -> int:
     """Attention heads: a fact, or the published size of this width and depth.
 
     Errors:
@@ -152,8 +157,8 @@ def heads_of(content: Content, program: str, width: int, depth: int, rows: int) 
     said = fact(content, "num_heads", HEADS.get((width, depth)))
     unknown = {"num_heads": said is None, "num_classes": classes_of(content, rows) is None, "model": not program}
     family = f"a {program} checkpoint" if program else "of a form that DiT, SiT, REPA and LightningDiT share"
-    if any(unknown.values()):
-        ask(content, family, [name for name, is_unknown in unknown.items() if is_unknown])
+    if missing := [*(name for name, is_unknown in unknown.items() if is_unknown), *also_missing]:
+        ask(content, family, missing)
     if isinstance(said, bool) or not isinstance(said, int) or said < 1 or width % said:
         raise FormatError(
             f"num_heads is {said!r:.80}, but {content.path} has a width of {width}",
@@ -182,7 +187,9 @@ def classes_of(content: Content, rows: int) -> int | None:
     """
     classes = fact(content, "num_classes")
     dropout = fact(content, "class_dropout_prob", fact(content, "cfg_prob"))
-    extra = int(dropout > 0) if isinstance(dropout, int | float) else None
+    if not isinstance(dropout, int | float | None):
+        raise FormatError(f"class_dropout_prob is {dropout!r:.80}", "expected a number from 0 to 1")
+    extra = None if dropout is None else int(dropout > 0)
     if classes is None:
         known = rows - extra if extra is not None else None
         return IMAGENET if known is None and rows in (IMAGENET, IMAGENET + 1) else known

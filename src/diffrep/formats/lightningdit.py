@@ -17,7 +17,7 @@ from torch import Tensor
 from diffrep.continuous import FlowSchedule
 from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
-from diffrep.formats.content import Content, require
+from diffrep.formats.content import Content
 from diffrep.formats.dit import check_path
 from diffrep.formats.dit_program import STATISTICS, fact, program_of, tensors_of
 from diffrep.formats.dit_tensors import filled, flow, labels_of, official, outline, ratio, velocity
@@ -43,7 +43,9 @@ def load(content: Content) -> Denoiser:
     check_path(content)
     tensors = tensors_of(content)
     statistics = latent_statistics(content)
-    recipe = {"layout": "lightningdit", **outline(content, tensors, "LightningDiT"), **parts(content, tensors)}
+    missing = [name for name, value in statistics.items() if value is None]
+    shape = outline(content, tensors, "LightningDiT", missing)
+    recipe = {"layout": "lightningdit", **shape, **parts(content, tensors)}
     scaling = scaling_of(content, statistics, recipe["image_channels"])
     tensors = velocity(content, tensors, recipe, turned=True)
     gated = recipe["feed_forward"] == "swiglu"
@@ -74,7 +76,7 @@ def parts(content: Content, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for name, value in has.items():
         if (said := fact(content, name)) is not None and bool(said) != value:
             raise FormatError(
-                f"{content.path} has {name} = {value}, but {content.origin} says {said}", "is it another's?"
+                f"{content.path} has {name} = {value}, but {content.origin_of(name)} says {said}", "is it another's?"
             )
     return {
         "norm": "rms" if has["use_rmsnorm"] else "layer",
@@ -102,26 +104,18 @@ def schedule_of(content: Content) -> FlowSchedule:
 
 
 def latent_statistics(content: Content) -> dict[str, Any]:
-    """Mean and standard deviation of each latent channel as they are told or lie beside the checkpoint; {} for none.
+    """Mean and standard deviation of each latent channel, as they are told or lie beside the checkpoint, or None.
 
     They are facts (`latent_mean`, `latent_std`), or stand in the statistics' file. A config that says
-    `latent_norm: false`, or does not say it, uses none.
-
-    Errors:
-        FormatError: nothing says how latents were normalized; everything else that is missing is named too.
+    `latent_norm: false`, or does not say it, uses none: {}.
     """
     if not fact(content, "latent_norm", not configured(content)):
         return {}
     statistics = _beside(content.path)
-    found = {
+    return {
         "latent_mean": fact(content, "latent_mean", statistics.get("mean")),
         "latent_std": fact(content, "latent_std", statistics.get("std")),
     }
-    missing = [name for name, value in found.items() if value is None]
-    if missing and fact(content, "num_heads") is None:
-        missing = ["num_heads", *missing]
-    require(content, f"a LightningDiT checkpoint ({STATISTICS} is not beside it)", missing)
-    return found
 
 
 def scaling_of(content: Content, statistics: Mapping[str, Any], channels: int) -> LatentScaling:

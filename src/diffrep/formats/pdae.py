@@ -188,7 +188,7 @@ def add_parts(model: ShiftAutoencoder, content: Content) -> None:
         FormatError: a part is there, but broken or for codes of another width.
     """
     width = model.encoder.code_dim
-    parts = dict(parts_of(content.path))
+    parts = dict(parts_of(content))
     stats = next(filter(None, (below_root(content.path, c.get("inferred_latents")) for c, _ in parts.values())), None)
     stats = stats or latents_by_name(content.path)
     if stats is not None:
@@ -207,12 +207,13 @@ def add_parts(model: ShiftAutoencoder, content: Content) -> None:
         model.classifier = load_classifier(tensors_in(read_file(file).get("ema_classifier")), width, file)
 
 
-def parts_of(autoencoder: Path) -> Iterator[tuple[str, tuple[dict[str, Any], Path]]]:
+def parts_of(content: Content) -> Iterator[tuple[str, tuple[dict[str, Any], Path]]]:
     """(its key, (its config, its checkpoint)) of prior and classifier that were trained on this autoencoder.
 
-    A classifier without a config, as it was published, belongs to the only autoencoder beside it.
+    A classifier without a config, as it was published, belongs to the autoencoder whose encoder it holds too, else to
+    the only autoencoder beside it.
     """
-    name, trained = autoencoder.resolve().parent.name, _trained_models(autoencoder)
+    name, trained = content.path.resolve().parent.name, _trained_models(content.path)
     for key, folder in (("ema_latent_denoise_fn", "latent_denoise_fn"), ("ema_classifier", "classifier")):
         for config in sorted([*trained.glob(f"{folder}/config.yml"), *trained.glob(f"{folder}/*/config.yml")]):
             facts, checkpoint = read_config(config), config.parent / "checkpoint.pt"
@@ -221,9 +222,16 @@ def parts_of(autoencoder: Path) -> Iterator[tuple[str, tuple[dict[str, Any], Pat
                 yield key, (facts, checkpoint)
                 break
     bare = trained / "classifier" / "checkpoint.pt"
-    alone = len(list(trained.glob("autoencoder/*/checkpoint.pt"))) == 1
-    if alone and bare.is_file() and not (bare.parent / "config.yml").exists():
+    if not bare.is_file() or (bare.parent / "config.yml").exists():
+        return
+    theirs, ours = tensors_in(read_file(bare).get("encoder")), tensors_in(content.data["ema_encoder"])
+    same = theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+    if same or len(list(trained.glob("autoencoder/*/checkpoint.pt"))) == 1:
         yield "ema_classifier", ({}, bare)
+    else:
+        LOG.warning(
+            "%s: the classifier in %s is left out: neither a config nor its encoder names it", content.name, bare
+        )
 
 
 def latents_by_name(autoencoder: Path) -> Path | None:
