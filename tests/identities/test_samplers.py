@@ -223,6 +223,14 @@ def test_heun_corrects_the_velocity_of_a_flow(convention: str) -> None:
         heun(flow_of(x0, SamplingSpec(clip=False, slope="eps")), eps, path)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_dpmpp_starts_from_pure_noise_with_two_steps_of_ddim(steps: int) -> None:
+    oracle, eps = random_gaussian()
+    path = stack([NoiseLevel(0.0, 1.0), path_of(steps - 1)])
+    torch.testing.assert_close(dpmpp_2m(oracle, eps, path[:3]), ddim(oracle, eps, path[:3]), rtol=0, atol=1e-12)
+    assert bool(torch.isfinite(dpmpp_2m(oracle, eps, path)).all())
+
+
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_a_path_to_the_image_returns_the_predicted_image_and_never_evaluates_there(sampler: str) -> None:
     oracle, eps = random_gaussian()

@@ -183,8 +183,14 @@ class Session:
         return self.noted(splits)
 
     def vae_of(self, model: Any) -> Vae | None:  # noqa: ANN401 (a denoiser, a wrapper or an autoencoder)
-        """The VAE of a model of latents: that of --vae, or the one that lies in the model's pipeline, if any."""
+        """The VAE of a model of latents: that of --vae, or the one that lies in the model's pipeline, if any.
+
+        Errors:
+            UsageError: --vae for a model of pixels.
+        """
         if not model.input.latent:
+            if self.config.vae:
+                raise UsageError("this model takes pixels", "leave --vae out")
             return None
         source = getattr(getattr(model, "denoiser", model), "source", None) or ""
         if source not in self._vaes:

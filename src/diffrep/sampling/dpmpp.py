@@ -28,7 +28,7 @@ def dpmpp_2m(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Walk down `path` by the data-prediction form; order 2, with a first-order first step.
+    """Walk down `path` by the data-prediction form; order 2, with a first-order first step (from pure noise: two).
 
     Args:
         denoise: (x_t, level) -> Prediction; a denoiser, a wrapper or a bare callable.
@@ -47,10 +47,11 @@ def dpmpp_2m(
     """
     predict = predictor(denoise, clip)
     before: tuple[Tensor, float] | None = None  # x0 and length of the last step
-    for step in walk(x, path, progress):
+    for step in walk(x, path, progress, ends=True):
         x0, h = predict(x, step.now).x0, step.gain / 2
-        slope = 0.0 if before is None else (x0 - before[0]) / before[1]  # dx0 / dlambda; unused to the image
+        guess = x0
+        if before is not None and step.sigma > 0:
+            guess = x0 + h / 2 * (x0 - before[0]) / before[1]  # dx0 / dlambda, which is 0 after a step from pure noise
         before = (x0, h)
-        guess = x0 if step.sigma == 0 else x0 + h / 2 * slope
         x = step.sigma / float(step.now.sigma) * x - step.alpha * math.expm1(-h) * guess
     return x

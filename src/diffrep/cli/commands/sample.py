@@ -55,6 +55,8 @@ def work(session: Session) -> dict[str, Any]:
     denoise, vae = session.labelled(model), session.vae_of(model)
     model.schedule.path(config.steps, rule=config.rule)  # a rule or a number of steps that cannot be is refused first
     session.start()
+    if model.input.latent and vae is None:
+        session.reporter.say("latents are written, without pictures: no VAE was named (--vae)")
     ids = [str(i) for i in range(config.num)]
     images: list[Tensor] = []
     latents: list[Tensor] = []
