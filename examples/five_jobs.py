@@ -1,6 +1,6 @@
 """All five jobs on a folder of diffusers, as commands: extract, probe, autoencode, reconstruct, sample.
 
-python examples/five_jobs.py FOLDER DATA OUT, such as: ~/ddpm-cifar10-32 folder:photos runs/five-jobs
+python examples/five_jobs.py FOLDER DATA OUT [--overwrite], such as: ~/ddpm-cifar10-32 folder:photos runs/five-jobs
 Without words it makes a small untrained model and takes some digits, to show the way in a minute.
 """
 
@@ -16,8 +16,8 @@ from diffrep.cli import main
 
 SHORT = ["--steps", "20", "--batch-size", "16", "--validation-images", "32", "--code-dim", "8"]
 """Training for a moment, where nothing better is wanted; leave it out for your own model."""
-AGAIN = ["--overwrite"] if len(sys.argv) == 1 else []
-"""The stand-ins may be made again; your own results are never replaced."""
+AGAIN = sys.argv[4:] if len(sys.argv) > 1 else ["--overwrite"]
+"""The stand-ins may be made again; your own results are replaced if you say so."""
 
 
 def stand_ins(folder: Path) -> list[str]:
@@ -51,11 +51,11 @@ def run(*words: str | Path) -> None:
         sys.exit(code)
 
 
-if len(sys.argv) not in (1, 4):
+if len(sys.argv) in (2, 3):
     sys.exit(__doc__)
-out = Path(sys.argv[3] if len(sys.argv) == 4 else "runs/five-jobs")
-model, data = sys.argv[1:3] if len(sys.argv) == 4 else stand_ins(out)
-short = [] if len(sys.argv) == 4 else SHORT
+out = Path(sys.argv[3] if len(sys.argv) > 1 else "runs/five-jobs")
+model, data = sys.argv[1:3] if len(sys.argv) > 1 else stand_ins(out)
+short = [] if len(sys.argv) > 1 else SHORT
 
 run("extract", model, data, "--taps", "*", "-o", out / "features")
 run("probe", out / "features")

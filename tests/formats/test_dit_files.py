@@ -268,8 +268,8 @@ def broken(change: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("facts", [FACTS, SIT])
 def test_broken_files_are_refused(tmp_path: Path, change: str, facts: dict[str, object]) -> None:
     named = {
-        "no positions": "1 missing: pos_embed",
-        "no labels": "1 missing: y_embedder.embedding_table.weight",
+        "no positions": "lacks pos_embed,",
+        "no labels": "lacks y_embedder.embedding_table.weight,",
         "missing": "1 missing: blocks.1.attn.proj.bias",
         "extra": "1 left over: blocks.0.cross.weight",
     }

@@ -14,10 +14,11 @@ from torch import Tensor
 from diffrep.denoiser import Denoiser, InputSpec, SamplingSpec
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content
-from diffrep.formats.dit_program import fact, path_in_names, program_of, tensors_of
+from diffrep.formats.dit_program import fact, path_in_names, program_of
 from diffrep.formats.dit_tensors import filled, flow, labels_of, learns_variance, outline, source_of, velocity
 from diffrep.formats.families import Family
 from diffrep.formats.guided_diffusion import named_schedule
+from diffrep.formats.state_dicts import state_dict
 from diffrep.formats.told import truth, whole
 
 LOG = logging.getLogger("diffrep.formats")
@@ -34,7 +35,7 @@ def load_dit(content: Content) -> Denoiser:
     Errors:
         FormatError: facts that the file cannot tell (also who wrote it), or tensors that do not fit.
     """
-    tensors = tensors_of(content)
+    tensors = state_dict(content.data)
     recipe = {"layout": "dit", **outline(content, tensors, program_of(content) or "")}
     recipe["learns_variance"] = learns_variance(content, tensors, recipe)
     kind = str(fact(content, "noise_schedule", "linear"))
@@ -77,7 +78,7 @@ def load_repa(content: Content) -> Denoiser:
 
 def _velocity_model(content: Content, program: str, data_at_one: bool) -> Denoiser:
     check_path(content, unused=("edm",) if program == "REPA" else ())
-    tensors = without_projectors(tensors_of(content))
+    tensors = without_projectors(state_dict(content.data))
     recipe = {"layout": "dit", **outline(content, tensors, program)}
     tensors = velocity(content, tensors, recipe, turned=data_at_one)
     labels = labels_of(content, tensors)

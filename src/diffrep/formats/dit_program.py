@@ -39,12 +39,6 @@ PROGRAMS = {"lightningdit": "LightningDiT", "repa": "REPA", "sit": "SiT", "dit":
 """How a program is written in names of models, files and folders."""
 
 
-def tensors_of(content: Content) -> dict[str, Tensor]:
-    """The weights that count, by official name; {} where there are none."""
-    tensors = state_dict(content.data)
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
 def fact(content: Content, name: str, default: Any = None) -> Any:  # noqa: ANN401 (whatever the config says)
     """A fact; one that is said to be None is not known."""
     known = content.fact(name, None)
@@ -57,7 +51,7 @@ def program_of(content: Content) -> str | None:
     Returns:
         None where it is none of theirs.
     """
-    tensors = tensors_of(content)
+    tensors = state_dict(content.data)
     if not tensors.keys() >= MARKS:
         return None
     if tensors.keys() & LIGHTNING_MARKS:

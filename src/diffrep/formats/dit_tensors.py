@@ -78,9 +78,10 @@ def outline(
     inner = next((name for name in ("w3", "fc1") if f"blocks.0.mlp.{name}.weight" in tensors), "fc1")
     needed = ("pos_embed", "x_embedder.proj.weight", f"blocks.0.mlp.{inner}.weight", TABLE, "final_layer.linear.weight")
     if missing := [name for name in needed if name not in tensors]:
-        which = f"{len(missing)} missing: {', '.join(missing)}"
         raise FormatError(
-            f"{content.path} has {program or 'DiT'}'s tensors, but not all ({which})", "is the file whole?"
+            f"{content.path} has tensors of DiT's family, but lacks {', '.join(missing)}, without which its shape is "
+            "not known",
+            "is the file whole?",
         )
     try:
         tokens, width = tensors["pos_embed"].shape[1:]

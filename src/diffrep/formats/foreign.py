@@ -127,7 +127,7 @@ def converted(family: Family, content: Content) -> Any:  # noqa: ANN401 (a Denoi
     try:
         return family.load(content)
     except FormatError as error:
-        if family.name in error.message:
+        if family.name in error.message.replace(str(content.path), "").replace(content.name, ""):
             raise
         raise FormatError(f"{family.name}: {error.message}", error.hint) from error
     except DiffrepError:

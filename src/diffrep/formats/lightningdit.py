@@ -19,10 +19,10 @@ from diffrep.denoiser import Denoiser
 from diffrep.errors import FormatError
 from diffrep.formats.content import Content
 from diffrep.formats.dit import check_path
-from diffrep.formats.dit_program import STATISTICS, fact, program_of, tensors_of
+from diffrep.formats.dit_program import STATISTICS, fact, program_of
 from diffrep.formats.dit_tensors import filled, flow, labels_of, official, outline, ratio, velocity
 from diffrep.formats.families import Family
-from diffrep.formats.state_dicts import read_file
+from diffrep.formats.state_dicts import read_file, state_dict
 from diffrep.input_spec import LatentScaling
 
 LEFT_OUT = 0.18215
@@ -41,7 +41,7 @@ def load(content: Content) -> Denoiser:
         FormatError: no statistics of latents, unknown heads or classes, or tensors that do not fit.
     """
     check_path(content)
-    tensors = tensors_of(content)
+    tensors = state_dict(content.data)
     statistics = latent_statistics(content)
     missing = [name for name, value in statistics.items() if value is None]
     shape = outline(content, tensors, "LightningDiT", missing)

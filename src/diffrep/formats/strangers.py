@@ -33,7 +33,7 @@ def described(data: Any) -> tuple[str, str] | None:  # noqa: ANN401 (what the fi
     for keys, what, hint in KEYS:
         if data.keys() >= keys:
             return what, hint
-    if data.keys() == {"mean", "std"}:
+    if data and data.keys() <= {"mean", "std"}:
         return "statistics of codes", STATISTICS
     return _by_names([str(name) for name in state_dict(data)])
 

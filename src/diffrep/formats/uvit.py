@@ -67,14 +67,9 @@ def official(ours: str, half: int) -> str:
     return re.sub(r"^blocks\.(\d+)", row, ours)
 
 
-def tensors_of(content: Content) -> dict[str, Tensor]:
-    """The weights, by official name; {} where there are none."""
-    return {name.removeprefix("module."): t for name, t in state_dict(content.data).items()}
-
-
 def recognizes(content: Content) -> bool:
     """Whether the file holds a U-ViT's tensors."""
-    return {"pos_embed", "patch_embed.proj.weight", "mid_block.attn.qkv.weight"} <= tensors_of(content).keys()
+    return {"pos_embed", "patch_embed.proj.weight", "mid_block.attn.qkv.weight"} <= state_dict(content.data).keys()
 
 
 def load(content: Content) -> Denoiser:
@@ -84,7 +79,7 @@ def load(content: Content) -> Denoiser:
         FormatError: facts that the file cannot tell (`num_heads`, `time`, and `null_class` of a table of labels), or
             tensors that do not fit.
     """
-    tensors = tensors_of(content)
+    tensors = state_dict(content.data)
     asked = ["num_heads", "time"] + (["null_class"] if "label_emb.weight" in tensors else [])
     require(content, "a U-ViT checkpoint", asked)
     recipe = {"layout": "uvit", **outline(content, tensors)}
