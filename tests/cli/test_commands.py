@@ -175,7 +175,7 @@ def test_dry_runs_touch_nothing(call: Call, tmp_path: Path) -> None:
 def test_lists(call: Call) -> None:
     import diffrep as dr
 
-    assert set(call("models", "list", "--json").json) == set(dr.models())
+    assert set(call("models", "list", "--json").json) == set(dr.models(public=True))
     assert set(call("datasets", "--json").json) == {"digits", "folder", "npz"}
     assert call("models", "show", "ddpm-digits").out.startswith("#")
     health = call("doctor", "--json").json

@@ -13,18 +13,12 @@ app = App(name="models", help="List models, show a card, or download a public ch
 
 
 @app.command(name="list")
-def list_models(
-    *,
-    public: Annotated[bool, Flag, Parameter(help="with --json: public checkpoints too; plain text lists both")] = False,
-    options: Shown = Shown(),  # noqa: B008
-) -> int:
+def list_models(options: Shown = Shown()) -> int:  # noqa: B008
     """List the packaged models, which load offline by name, and the public checkpoints that have a card."""
     from diffrep.formats import models
     from diffrep.formats.cards import cards
 
-    found = {name: _title(name) for name in models()}
-    if public or not options.json:
-        found |= {name: card.summary() for name, card in cards().items()}
+    found = {name: _title(name) for name in models()} | {name: card.summary() for name, card in cards().items()}
     return print_results(found, options.json)
 
 
