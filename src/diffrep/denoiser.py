@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -44,8 +44,6 @@ class SamplingSpec:
         churn_range: where `heun` adds noise, by sigma / alpha, if it is asked to (DDAE; EDM's S_min and S_max).
         churn_noise: scale of that noise (EDM's S_noise).
         quiet_end: DDIM adds no noise in a path's last step, also where that ends above the image (DDAE).
-        slope: what `heun` corrects: "eps" (EDM) or "flow", the velocity (SiT, REPA); None: the velocity of a denoiser
-            that predicts it.
         table: config of the schedule that its deterministic sampler walks, where that is not the one it was trained
             on (DDAE); see `Denoiser.for_sampling`.
     """
@@ -61,7 +59,6 @@ class SamplingSpec:
     churn_range: tuple[float, float] = (0.01, 1.0)
     churn_noise: float = 1.007
     quiet_end: bool = False
-    slope: str | None = None
 
     def path_rule(self, sampler: str) -> str | None:
         """The rule of a sampler's paths, by its name in `diffrep.sampling.SAMPLERS`."""
@@ -148,9 +145,7 @@ class Denoiser(nn.Module):
         self.input = input
         self.parameterization = parameterization
         self.conditioning = conditioning or Conditioning()
-        habits = sampling or SamplingSpec(clip=not input.latent)
-        slope = habits.slope or ("flow" if parameterization == "flow" else "eps")
-        self.sampling = replace(habits, slope=slope)
+        self.sampling = sampling or SamplingSpec(clip=not input.latent)
         self.labels = labels
         self.sigma_data = sigma_data
         self.source = source

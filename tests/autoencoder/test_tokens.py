@@ -15,6 +15,7 @@ from diffrep.denoiser import Conditioning, Denoiser, InputSpec, LabelSpec, Tap
 from diffrep.errors import UsageError
 from diffrep.networks import build
 from diffrep.randomness import Draw, generator
+from diffrep.sampling import Sampler, ddim, dpmpp_2m, heun
 from diffrep.schedules import DiscreteSchedule
 from diffrep.taps import read
 
@@ -60,6 +61,16 @@ def test_before_training_it_is_the_denoiser(layout: str) -> None:
     z = model.encode(x)
     assert z.shape == (3, 6)
     assert torch.equal(model.at(z)(x, level).eps, base(x, level).eps)
+
+
+@pytest.mark.parametrize("sampler", [ddim, dpmpp_2m, heun])
+def test_a_flow_is_decoded_from_pure_noise(sampler: Sampler) -> None:
+    """As its base is, which the untrained autoencoder still is."""
+    base = make_base(schedule=FlowSchedule(), parameterization="flow")
+    shifted, x = ShiftAutoencoder.fresh(base, code_dim=6).at(torch.ones(1, 6)), images(2)
+    path = base.schedule.path(4, rule="flow")
+    assert float(path.alpha[0]) == 0
+    assert torch.equal(sampler(shifted, x, path), sampler(base, x, path))
 
 
 @pytest.mark.parametrize("kind", ["eps", "flow"])

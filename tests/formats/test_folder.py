@@ -48,7 +48,7 @@ def test_every_setting_comes_back(tmp_path):
         "input": InputSpec(1, 16, (0.0, 1.0), latent=True),
         "parameterization": "edm",
         "conditioning": Conditioning("log-sigma", scale=0.25),
-        "sampling": SamplingSpec(clip=False, rule="karras", slope="flow"),
+        "sampling": SamplingSpec(clip=False, rule="karras"),
         "labels": LabelSpec(3, optional=True),
         "sigma_data": 0.6,
     }

@@ -92,6 +92,10 @@ def test_a_pickle_that_calls_is_refused(kind: str, suffix: str, tmp_path: Path, 
     assert "cannot be read" in str(refused(evil.evil_file(tmp_path, kind, suffix, sentinel)))
 
 
+READ = {"setstate by name", "huge memo index", "doubling"}
+"""Harmless once nothing is called, and cheap: they are read, and are no checkpoint."""
+
+
 @pytest.mark.parametrize("name", OPCODES)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_opcodes_that_no_pickler_writes(name: str, zipped: bool, tmp_path: Path, sentinel: Path) -> None:
@@ -101,7 +105,7 @@ def test_opcodes_that_no_pickler_writes(name: str, zipped: bool, tmp_path: Path,
         evil.write_zip(path, data)
     else:
         path.write_bytes(data)
-    refused(path)
+    assert ("cannot be read" in str(refused(path))) == (name not in READ)
 
 
 @pytest.mark.parametrize("name", ARCHIVES)

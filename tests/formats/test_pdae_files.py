@@ -6,29 +6,14 @@ import pytest
 import torch
 
 import diffrep as dr
-from diffrep.autoencoder import ShiftAutoencoder
 from diffrep.errors import FormatError
 from diffrep.formats.pdae import below_root
 from diffrep.noise import stack
-from tests.formats.parity import case
+from tests.formats.test_pdae import _without_gradients as _without_gradients
+from tests.formats.test_pdae import answers as answers
+from tests.formats.test_pdae import model as model
 
 LINEAR = dr.DiscreteSchedule.linear()
-
-
-@pytest.fixture(scope="module")
-def answers():
-    return case("pdae-celeba64-tiny")
-
-
-@pytest.fixture(scope="module")
-def model(answers) -> ShiftAutoencoder:
-    return dr.load(answers.folder)
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture

@@ -133,6 +133,11 @@ class ShiftedDenoiser(nn.Module):
         return self.denoiser.sampling
 
     @property
+    def parameterization(self) -> str:
+        """The frozen model's."""
+        return self.denoiser.parameterization
+
+    @property
     def taps(self) -> tuple[Tap, ...]:
         """The frozen model's."""
         return self.denoiser.taps

@@ -24,7 +24,7 @@ from diffrep.formats.state_dicts import unread_average
 from diffrep.formats.walking import not_finite, tensors_below
 from diffrep.schedules import Schedule
 
-MODULES_PER_TENSOR = 4
+COPIES = 4
 """A program may build a part again (a template, a base and a copy of it)."""
 LOG = logging.getLogger("diffrep.formats")
 
@@ -158,7 +158,7 @@ def entries(content: Content) -> int:
     held = 0
     for _, tensor in tensors_below(content.data):
         held += tensor.numel() if 0 not in tensor.stride() else 1
-    return MODULES_PER_TENSOR * held
+    return COPIES * held
 
 
 def count(content: Content) -> int:

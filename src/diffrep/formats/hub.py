@@ -24,7 +24,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DATA = (".json", ".txt", ".model")
 WEIGHTS = (".safetensors", ".bin")
 VARIANTS = ("ema", "", "fp32", "bf16", "fp16")
-"""Forms of weights in the order in which they are wanted; others, such as non_ema, only where nothing else is there."""
+"""Forms of weights in the order in which they are wanted, as `components.weight_files` takes them; others, such as
+non_ema, only where nothing else is there."""
 FOLDERS = ("", "unet", "transformer", "prior", "scheduler", "vae")
 SECONDS = 4
 """How long the hub may take to answer."""
@@ -169,6 +170,6 @@ def wanted_files(names: Iterable[str]) -> list[str]:
 
 
 def _rank(form: tuple[str, str]) -> tuple[int, int]:
-    """Order of (suffix, variant): plain before variants, safetensors before .bin."""
+    """Order of (suffix, variant): by `VARIANTS`, then safetensors before .bin."""
     suffix, variant = form
     return VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS), WEIGHTS.index(suffix)

@@ -65,9 +65,7 @@ class Reader:
         if name in REBUILDERS:
             return REBUILDERS[name](self.call, *args)
         module = name.split(".")[0]
-        module = IMPORT_MAPPING.get(module, module).split(".")[
-            0
-        ]  # protocol 2 has Python 2's names, __builtin__ and such
+        module = IMPORT_MAPPING.get(module, module).split(".")[0]  # Python 2 called builtins __builtin__
         foreign = module not in sys.stdlib_module_names and module not in ("torch", "numpy")
         if not (foreign or module in HARMLESS or name.startswith(("torch.nn.", "torch.optim.", "numpy.random."))):
             raise FormatError(

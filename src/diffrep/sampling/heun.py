@@ -4,7 +4,7 @@ With y = x / alpha and s = sigma / alpha the ODE reads dy/ds = eps, in every con
 DDIM's, and then a correction by the slope at its end. With churn a step first goes back up by fresh noise.
 
 Of flows the velocity is the slope that is corrected: with y = x / (alpha + sigma) and s = sigma / (alpha + sigma) it is
-dy/ds = eps - x_0, also in pure noise (SiT, REPA). A model's habit, `sampling.slope`, says which one it has.
+dy/ds = eps - x_0, also in pure noise (SiT, REPA): of every denoiser whose `parameterization` is "flow".
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def heun(
     predict, habits = predictor(denoise, clip), habits_of(denoise)
     low, high = churn_range or habits.churn_range
     scale = habits.churn_noise if churn_noise is None else churn_noise
-    velocity = habits.slope == "flow"
+    velocity = getattr(denoise, "parameterization", None) == "flow"
     for step in walk(x, path, progress, ends=velocity):
         if draw is not None and low <= float(step.now.sigma / step.now.alpha) <= high:
             step, added = _go_back(step, 1 + churn * (math.sqrt(2) - 1))

@@ -155,7 +155,7 @@ def _check(path: NoiseLevel, up: bool, ends: bool) -> None:
         end = "alpha = 0" if float(path.alpha[0]) == 0 else "sigma = 0"
         raise UsageError(
             f"the path starts at {end}, where this method cannot start",
-            'take ddim or invert, or a path inside the range, such as schedule.path(N, rule="karras") (--rule karras)',
+            'take ddim or dpmpp_2m, or a path inside the range, as schedule.path(N, rule="karras") (--rule karras)',
         )
 
 
